@@ -1,0 +1,1 @@
+"""The daemon that settles asynchronous AI tasks of new-api gateways."""

@@ -1,0 +1,1 @@
+"""What operators see and touch: logs, metrics, the side port, systemd."""

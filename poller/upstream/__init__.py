@@ -1,0 +1,1 @@
+"""Asking upstreams: ``wire`` turns bytes into reports and back, ``client`` carries them over HTTP."""
