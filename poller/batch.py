@@ -1,0 +1,263 @@
+"""One batch after it was asked about: decide on every task, then write what was decided.
+
+Money goes first, and each write is its own short transaction: being killed between two of them leaves tasks open,
+which the next pass sees again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import anyio
+
+from poller.core import evidence
+from poller.core.batches import Batch
+from poller.core.decide import decide
+from poller.core.model import (
+    NO_ANSWER,
+    Advance,
+    Channel,
+    GiveUp,
+    Keep,
+    Kind,
+    Outcome,
+    Policy,
+    Report,
+    Settle,
+    Settled,
+    Settlement,
+    Task,
+    Verdict,
+)
+from poller.core.passes import PassCounts
+from poller.core.pricing import PriceBook
+
+_FAILED_WITHOUT_WORDS = "upstream reported failure without a reason"
+_QUIET_KEEPS = frozenset({"final", "processing", "absent", "no_answer", "not_found"})
+_FAIL_REASON_LIMIT = 2048
+
+
+class Tasks(Protocol):
+    """The writes that a batch may need, and the prices behind them."""
+
+    async def prices(self) -> PriceBook: ...
+
+    async def user_groups(self, ids: Sequence[int]) -> dict[int, str]: ...
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]: ...
+
+    async def advance(self, changes: Sequence[tuple[Task, Advance]]) -> int: ...
+
+    async def remember(self, channel_id: int, sightings: Mapping[int, int]) -> None: ...
+
+    async def quarantine(self, entries: Sequence[tuple[Task, str, str]]) -> int: ...
+
+    async def unknown_words(self, channel_id: int, words: Mapping[str, tuple[int, str]]) -> None: ...
+
+
+class Witness(Protocol):
+    """Who counts and logs what happened to a batch."""
+
+    def settled(self, settled: Settled, duration_s: float) -> None: ...
+
+    def advanced(self, channel_id: int, count: int) -> None: ...
+
+    def anomaly(self, channel_id: int, kind: str, count: int = 1) -> None: ...
+
+    def unknown_word(self, channel_id: int, word: str, count: int) -> None: ...
+
+    def quarantined(self, task: Task, reason: str, detail: str) -> None: ...
+
+    def detection_lag(self, lag_s: float) -> None: ...
+
+
+@dataclass(slots=True)
+class _Judged:
+    """The decisions on a batch, sorted by what they ask for."""
+
+    settles: list[tuple[Task, Settle, Report]] = field(default_factory=list)
+    refunds: list[tuple[Task, GiveUp, Report]] = field(default_factory=list)
+    holds: list[tuple[Task, str, str]] = field(default_factory=list)
+    advances: list[tuple[Task, Advance]] = field(default_factory=list)
+    sightings: dict[int, int] = field(default_factory=dict)
+    words: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+
+class Bench:
+    """Judges the batches of one lane and has the judgement carried out."""
+
+    def __init__(self, tasks: Tasks, witness: Witness) -> None:
+        self._tasks = tasks
+        self._witness = witness
+
+    async def conclude(
+        self,
+        channel: Channel,
+        batch: Batch,
+        reports: Mapping[str, Report],
+        *,
+        now_s: float,
+        policy: Policy,
+        is_triggered: bool,
+        counts: PassCounts,
+    ) -> None:
+        """Decide on every task of *batch* and write the decisions; an id without a report counts as not answered.
+
+        *now_s* is the database's time at which the batch was asked. Raises Defer when the database is away: what was
+        not written then is still open, and due on the next pass.
+        """
+        judged = self._judge(channel, batch, reports, now_s, policy, is_triggered, counts)
+        if judged.settles or judged.refunds:
+            await self._settle(channel, judged, now_s, counts)
+        if judged.advances:
+            advanced = await self._tasks.advance(judged.advances)
+            counts.advanced += advanced
+            self._witness.advanced(channel.id, advanced)
+        if judged.sightings:
+            await self._tasks.remember(channel.id, judged.sightings)
+        if judged.holds:
+            counts.quarantined += await self._tasks.quarantine(judged.holds)
+            for task, reason, detail in judged.holds:
+                self._witness.quarantined(task, reason, detail)
+        if judged.words:
+            await self._tasks.unknown_words(channel.id, judged.words)
+            for word, (count, _) in judged.words.items():
+                self._witness.unknown_word(channel.id, word, count)
+
+    def _judge(
+        self,
+        channel: Channel,
+        batch: Batch,
+        reports: Mapping[str, Report],
+        now_s: float,
+        policy: Policy,
+        is_triggered: bool,
+        counts: PassCounts,
+    ) -> _Judged:
+        judged = _Judged()
+        odd: dict[str, int] = {}
+        for upstream_id, rows in batch.tasks.items():
+            report = reports.get(upstream_id, NO_ANSWER)
+            for task in rows:
+                decision = decide(task, report, now_s, policy, is_triggered=is_triggered)
+                if type(decision) is Keep:
+                    counts.kept += 1
+                    if decision.sightings is not None:
+                        judged.sightings[task.pk] = decision.sightings
+                    if decision.reason not in _QUIET_KEEPS:
+                        odd[decision.reason] = odd.get(decision.reason, 0) + 1
+                elif type(decision) is Advance:
+                    judged.advances.append((task, decision))
+                    if decision.sightings is not None:
+                        judged.sightings[task.pk] = decision.sightings
+                elif type(decision) is Settle:
+                    judged.settles.append((task, decision, report))
+                elif type(decision) is GiveUp:
+                    if decision.refund:
+                        judged.refunds.append((task, decision, report))
+                    else:
+                        seen = evidence.evidence_of(report)
+                        judged.holds.append((task, decision.reason, f"{decision.detail} {seen}".strip()))
+            if report.kind is Kind.SAID and not _is_known(report.word, policy):
+                count, example = judged.words.get(report.word, (0, upstream_id))
+                judged.words[report.word] = (count + len(rows), example)
+        for kind, count in odd.items():
+            counts.anomalies[kind] = counts.anomalies.get(kind, 0) + count
+            self._witness.anomaly(channel.id, kind, count)
+        return judged
+
+    async def _settle(self, channel: Channel, judged: _Judged, now_s: float, counts: PassCounts) -> None:
+        book = await self._tasks.prices() if judged.settles else None
+        groups: dict[int, str] = {}
+        if book is not None:
+            wanted = {task.user_id for task, settle, _ in judged.settles if book.needs_group(task)}
+            groups = await self._tasks.user_groups(sorted(wanted)) if wanted else {}
+        settlements = [_expired(task, give_up, report) for task, give_up, report in judged.refunds]
+        for task, settle, report in judged.settles:
+            if settle.outcome is Outcome.FAILURE:
+                settlements.append(_failed(task, settle, report))
+            else:
+                assert book is not None
+                settlements.append(self._priced(channel, task, settle, report, book, groups.get(task.user_id)))
+        started_s = anyio.current_time()
+        fates = await self._tasks.settle(settlements)
+        duration_s = anyio.current_time() - started_s
+        finished = {each.task.pk: each.finished_s for each in settlements if each.finished_s}
+        for fate in fates:
+            self._witness.settled(fate, duration_s)
+            if fate.verdict is Verdict.SETTLED:
+                counts.settled += 1
+                counts.refunded += max(0, fate.refunded)
+                counts.charged += fate.charged
+                if fate.task.pk in finished:
+                    self._witness.detection_lag(max(0.0, now_s + duration_s - finished[fate.task.pk]))
+            elif fate.verdict is Verdict.QUARANTINED:
+                counts.quarantined += 1
+
+    def _priced(
+        self,
+        channel: Channel,
+        task: Task,
+        settle: Settle,
+        report: Report,
+        book: PriceBook,
+        user_group: str | None,
+    ) -> Settlement:
+        charge = book.charge(
+            task, settle.usage, settle.usage_unusable, channel_type=channel.type, user_group=user_group
+        )
+        for note in (charge.source, *charge.notes):
+            if note in _COUNTED_NOTES:
+                self._witness.anomaly(channel.id, note)
+        usage = settle.usage
+        return Settlement(
+            task=task,
+            outcome=Outcome.SUCCESS,
+            charged=charge.charged,
+            rule=settle.reason,
+            price_source=charge.source,
+            prompt_tokens=(usage.prompt or 0) if usage else 0,
+            completion_tokens=(usage.completion or 0) if usage else 0,
+            data=evidence.storable_json(settle.payload),
+            evidence=evidence.evidence_of(report),
+            finished_s=settle.finished_s,
+        )
+
+
+_COUNTED_NOTES = frozenset({"unpriced", "unusable_usage", "group_ratio_missing"})
+
+
+def _is_known(word: str, policy: Policy) -> bool:
+    words = policy.words
+    return word in words.processing or word in words.success or word in words.failed
+
+
+def _failed(task: Task, settle: Settle, report: Report) -> Settlement:
+    return Settlement(
+        task=task,
+        outcome=Outcome.FAILURE,
+        charged=0,
+        rule=settle.reason,
+        fail_reason=evidence.clean_text(settle.error, _FAIL_REASON_LIMIT) or _FAILED_WITHOUT_WORDS,
+        data=evidence.storable_json(settle.payload),
+        evidence=evidence.evidence_of(report),
+        finished_s=settle.finished_s,
+    )
+
+
+def _expired(task: Task, give_up: GiveUp, report: Report) -> Settlement:
+    reason = give_up.detail or "no result before the deadline"
+    # The old payload would contradict the row: its inner status is still an open one.
+    data = json.dumps({"task_id": task.upstream_id, "status": "timeout", "error": reason}, ensure_ascii=False)
+    return Settlement(
+        task=task,
+        outcome=Outcome.FAILURE,
+        charged=0,
+        rule="expired",
+        fail_reason=reason,
+        data=evidence.storable_json(data.encode("utf-8", "replace")),
+        evidence=evidence.evidence_of(report),
+    )

@@ -1,0 +1,49 @@
+"""``poller pause`` and ``poller resume``: fleet-wide, through the database."""
+
+from __future__ import annotations
+
+import functools
+
+import click
+
+from poller.cli.reading import opened, read_settings
+
+_channel = click.argument("channel", type=click.IntRange(min=0), required=False)
+
+
+@click.command()
+@_channel
+def pause(channel: int | None) -> None:
+    """Ask nothing new of CHANNEL, or of all channels, until 'poller resume'. What was asked is still settled."""
+    _flag(channel, is_paused=True)
+
+
+@click.command()
+@_channel
+def resume(channel: int | None) -> None:
+    """Ask CHANNEL again. Without CHANNEL, lift the pause of all; single channels keep theirs."""
+    _flag(channel, is_paused=False)
+
+
+def _flag(channel: int | None, *, is_paused: bool) -> None:
+    import anyio
+
+    anyio.run(functools.partial(_write, channel, is_paused=is_paused))
+    subject = "all channels" if channel is None else f"channel {channel}"
+    click.echo(f"{'paused' if is_paused else 'resumed'}: {subject}; replicas follow within a lease renewal")
+
+
+async def _write(channel: int | None, *, is_paused: bool) -> None:
+    from poller.postgres import migrate
+    from poller.postgres.leases import Leases
+    from poller.postgres.statements import load_own
+
+    settings = read_settings().settings
+    async with opened(settings, "pause") as database:
+        await migrate.verify(database)
+        # Only rows that concern everybody are written: no lease is taken under this name.
+        leases = Leases(database, load_own(), "command-line", settings.lease_ttl_s)
+        if is_paused:
+            await leases.pause(channel, "operator")
+        else:
+            await leases.resume(channel)

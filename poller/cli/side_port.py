@@ -1,0 +1,64 @@
+"""One request to the side port of a replica, past every proxy and following no redirect."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+import click
+
+from poller.errors import Unavailable
+
+if TYPE_CHECKING:
+    from poller.settings import Settings
+
+_LIMIT_S = 10.0
+_LONGEST_ANSWER = 1 << 20
+
+
+class Reply(NamedTuple):
+    """HTTP status, and the body as one line for a person."""
+
+    status: int
+    said: str
+
+
+def local_url(settings: Settings) -> str:
+    """Where a replica on this machine listens, by its settings."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.metrics_host, settings.metrics_host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.metrics_port}"
+
+
+def request(method: str, url: str, path: str, *, token: str = "") -> Reply:
+    """Send one request. Raises Unavailable when nobody answers, and a usage error for a URL that is none."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise click.UsageError("--url: expected http://HOST:PORT") from error
+    if parts.scheme not in ("http", "https") or not host:
+        raise click.UsageError("--url: expected http://HOST:PORT")
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(host, port, timeout=_LIMIT_S)
+    try:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        connection.request(method, parts.path.rstrip("/") + path, headers=headers)
+        response = connection.getresponse()
+        return Reply(response.status, _said(response.read(_LONGEST_ANSWER)))
+    except (OSError, http.client.HTTPException) as error:
+        what = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise Unavailable(f"side port {parts.scheme}://{host}:{port}: {what}; is a poller running there?") from error
+    finally:
+        connection.close()
+
+
+def _said(body: bytes) -> str:
+    text = body.decode("utf-8", "replace").strip()
+    try:
+        decoded = json.loads(text)
+    except ValueError:
+        return " | ".join(line for line in text.splitlines() if line)[:500]
+    error = decoded.get("error") if isinstance(decoded, dict) else None
+    return str(error) if error else text[:500]

@@ -1,0 +1,121 @@
+"""Upstream's text made fit to keep: cleaned, bounded, and in a form that PostgreSQL takes."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from poller.core.model import Report, Secret
+
+_EVIDENCE_BYTES: Final = 2048
+_SHORTEST_SECRET: Final = 8
+_LONGEST_NUMBER: Final = 320
+_SMALLEST_EXPONENT: Final = -308
+
+_BREAKS: Final = re.compile("[\t-\r\x85\u2028\u2029]+")
+_UNWANTED: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # control characters
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # bidirectional marks, embeddings, overrides, isolates
+    "\ufeff\ud800-\udfff]"  # byte order mark, lone surrogates
+)
+_ESCAPES: Final = re.compile(
+    r"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"  # a whole pair stays
+    r"|\\u(?:0000|[dD][89a-fA-F][0-9a-fA-F]{2})"  # NUL or half a pair does not
+    r"|(\\.)"
+)
+
+
+def clean_text(text: str, limit: int) -> str:
+    """*text* in one line of at most *limit* characters, without NUL, control or bidi characters and lone surrogates.
+
+    >>> clean_text("bad\\x00 byte\\nand more\\u202e", 12)
+    'bad byte and'
+    """
+    text = _BREAKS.sub(" ", text[: 4 * limit + 64])
+    return _UNWANTED.sub("", text).strip()[:limit].rstrip()
+
+
+def storable_json(payload: bytes, limit: int = 1 << 20) -> str | None:
+    r"""*payload* as text that PostgreSQL's json and jsonb and the gateway's decoder all take; None when there is none.
+
+    NUL escapes and halves of surrogate pairs become U+FFFD. None for what is empty, longer than *limit* bytes, no
+    JSON, nested too deep, or holds a number beyond the range of a double.
+
+    >>> storable_json(b'{"error": "bad\\u0000byte"}')
+    '{"error": "bad\\ufffdbyte"}'
+    >>> storable_json(b'{"n": 1e400}') is None
+    True
+    """
+    if not payload or len(payload) > limit:
+        return None
+    try:
+        text = payload.decode()
+        if "\\u" in text:
+            text = _ESCAPES.sub(_mended, text)
+        _STRICT.decode(text)
+    except (ValueError, RecursionError):
+        return None
+    return text
+
+
+def evidence_of(report: Report) -> str:
+    """What was seen, in one line of at most 2 KiB of UTF-8: the kind, the word, the item itself as far as it fits."""
+    parts = [report.kind.value]
+    if report.word:
+        parts.append(clean_text(report.word, 64))
+    if report.usage_unusable:
+        parts.append("usage_unusable")
+    if report.payload:
+        parts.append(clean_text(report.payload[: 2 * _EVIDENCE_BYTES].decode("utf-8", "replace"), _EVIDENCE_BYTES))
+    elif report.error:
+        parts.append(clean_text(report.error, _EVIDENCE_BYTES))
+    return " ".join(parts).encode()[:_EVIDENCE_BYTES].decode("utf-8", "ignore")
+
+
+def redacted(report: Report, secrets: Iterable[Secret]) -> Report:
+    """*report* with every one of *secrets* in its texts replaced by ``***``; the same object when there is none.
+
+    An upstream may echo our own key. Secrets under 8 characters are left alone: they would hit ordinary text.
+    """
+    for secret in secrets:
+        value = secret.reveal()
+        if len(value) < _SHORTEST_SECRET:
+            continue
+        quoted = json.dumps(value)[1:-1]
+        for form in {value, quoted, quoted.replace("/", "\\/")}:
+            raw = form.encode()
+            if raw in report.payload or form in report.error or form in report.progress or form in report.word:
+                report = report._replace(
+                    word=report.word.replace(form, "***"),
+                    progress=report.progress.replace(form, "***"),
+                    error=report.error.replace(form, "***"),
+                    payload=report.payload.replace(raw, b"***"),
+                )
+    return report
+
+
+def _mended(escape: re.Match[str]) -> str:
+    return escape[0] if escape[1] or escape[2] else "\\ufffd"
+
+
+def _whole(text: str) -> int:
+    if len(text) > _LONGEST_NUMBER or math.isinf(float(text)):
+        raise ValueError("number out of range")
+    return 0
+
+
+def _fraction(text: str) -> float:
+    exponent = text.lower().partition("e")[2]
+    if len(text) > _LONGEST_NUMBER or math.isinf(float(text)) or (exponent and int(exponent) < _SMALLEST_EXPONENT):
+        raise ValueError("number out of range")
+    return 0.0
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+_STRICT: Final = json.JSONDecoder(parse_int=_whole, parse_float=_fraction, parse_constant=_no_constant)

@@ -1,0 +1,35 @@
+"""A pass over a lane: the pages it reads and what it came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from poller.core.model import Task
+
+
+class Page(NamedTuple):
+    """Active tasks of one channel in pk order."""
+
+    tasks: list[Task]
+    now_s: float
+    """The database's time when the page was read."""
+    last_pk: int
+    """Where the next page starts; rows left out of ``tasks`` (quarantined ones) count too."""
+    is_last: bool
+
+
+@dataclass(slots=True)
+class PassCounts:
+    """What one pass over a lane came to."""
+
+    asked: int = 0
+    requests: int = 0
+    failed_requests: int = 0
+    kept: int = 0
+    advanced: int = 0
+    settled: int = 0
+    quarantined: int = 0
+    refunded: int = 0
+    charged: int = 0
+    anomalies: dict[str, int] = field(default_factory=dict)

@@ -1,0 +1,2 @@
+-- has_ledger: whether the daemon made its schema yet
+SELECT to_regclass('poller.ledger') IS NOT NULL

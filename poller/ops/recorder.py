@@ -1,0 +1,237 @@
+"""What happened, counted and logged together: one canonical line for each unit of work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from poller.core.model import Outcome, Settled, Task, Verdict
+from poller.core.passes import PassCounts
+from poller.errors import AskReason
+from poller.ops.log import Logger
+from poller.ops.metrics import BREAKER_VALUES, Metrics, was_sent
+
+_REPEAT_S = 30.0
+_REMEMBERED = 2000
+_SECOND_WRITER_REMEDY = "stop the gateway's own poller: set UPDATE_TASK=false there, then: poller resume CHANNEL"
+_NOOPS = (Verdict.ALREADY, Verdict.FINAL, Verdict.MOVED, Verdict.GONE)
+
+
+class _Repeats:
+    """Lets the first of equal events through and then one each ``_REPEAT_S``, with the count of those between."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._seen: dict[tuple[object, ...], tuple[float, int]] = {}
+
+    def admit(self, *key: object) -> int | None:
+        """How many were held back since the last one let through; None when this one is held back too."""
+        now = self._clock()
+        said_at, held = self._seen.get(key, (None, 0))
+        if said_at is not None and now - said_at < _REPEAT_S:
+            self._seen[key] = (said_at, held + 1)
+            return None
+        if len(self._seen) >= _REMEMBERED:
+            self._seen.pop(next(iter(self._seen)))
+        self._seen.pop(key, None)
+        self._seen[key] = (now, 0)
+        return held
+
+
+class Recorder:
+    """The one place that knows both metrics and log. No call waits, and none raises for what it is told.
+
+    *clock* is monotonic seconds, *wall_clock* epoch seconds.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        logger: Logger,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.metrics = metrics
+        self._log = logger
+        self._wall_clock = wall_clock
+        self._repeats = _Repeats(clock)
+
+    # -- asking --
+
+    def asked(
+        self, channel_id: int, model: str, count: int, duration_s: float, reason: AskReason | None, detail: str = ""
+    ) -> None:
+        """One request about *count* tasks; *reason* is why it brought nothing, *detail* our own words for it."""
+        metrics, channel = self.metrics, self.metrics.channel(channel_id)
+        if was_sent(reason):
+            status = "success" if reason is None else "error"
+            metrics.requests.labels(channel, status, "ok" if reason is None else reason.value).inc()
+            metrics.request_duration.labels(channel).observe(duration_s)
+            metrics.asked_tasks.labels(metrics.model(model)).inc(count)
+        elif reason is not None:
+            metrics.unsent.labels(channel, reason.value).inc()
+        if reason is None:
+            self._log.debug("polling_tasks", channel_id=channel_id, task_count=count, duration_s=duration_s)
+            return
+        held = self._repeats.admit("asked", channel_id, reason)
+        if held is not None:
+            said = detail or _IN_WORDS.get(reason, reason.value.replace("_", " "))
+            facts = {"channel_id": channel_id, "error": said, "duration_s": duration_s}
+            self._log.error("poll_failed", **facts, reason=reason.value, model=model or None, repeats=held or None)
+
+    def unknown_word(self, channel_id: int, word: str, count: int) -> None:
+        """*count* tasks said a word that no list knows."""
+        self.metrics.unknown_status.labels(self.metrics.channel(channel_id)).inc(count)
+        held = self._repeats.admit("word", channel_id, word)
+        if held is not None:
+            self._log.warning("status_unknown", channel_id=channel_id, word=word, count=count, repeats=held or None)
+
+    def anomaly(self, channel_id: int, kind: str, count: int = 1, **facts: object) -> None:
+        """Something odd that was survived; *kind* is one of our own words."""
+        self.metrics.anomalies.labels(self.metrics.kind(kind)).inc(count)
+        held = self._repeats.admit("anomaly", channel_id, kind)
+        if held is not None:
+            line = {"channel_id": channel_id, "kind": kind, "count": count, **facts}
+            self._log.warning("anomaly_seen", **line, repeats=held or None)
+
+    def breaker(self, channel_id: int, state: str) -> None:
+        """A lane's breaker moved to ``closed``, ``open`` or ``half_open``."""
+        self.metrics.circuit_state.labels(self.metrics.channel(channel_id)).set(BREAKER_VALUES[state])
+        write = self._log.warning if state == "open" else self._log.info
+        write("breaker_moved", channel_id=channel_id, state=state)
+
+    def concurrency(self, channel_id: int, limit: int) -> None:
+        """A lane may have *limit* requests in flight from now on."""
+        self.metrics.concurrency_limit.labels(self.metrics.channel(channel_id)).set(limit)
+
+    # -- settling --
+
+    def settled(self, settled: Settled, duration_s: float) -> None:
+        """The fate of one settlement; *duration_s* is that of its transaction."""
+        task, metrics = settled.task, self.metrics
+        outcome = "success" if settled.outcome is Outcome.SUCCESS else "failure"
+        facts: dict[str, object] = {
+            "user_id": task.user_id,
+            "channel_id": task.channel_id,
+            "model": task.model,
+            "outcome": outcome,
+            "refunded": settled.refunded,
+            "duration_s": duration_s,
+        }
+        named = {"task_id": task.task_id, "rule": settled.rule or None}
+        metrics.settlement_duration.observe(duration_s)
+        if settled.verdict is Verdict.SETTLED:
+            metrics.settlements.labels("expired" if settled.rule == "expired" else outcome).inc()
+            metrics.refunded.inc(max(0, settled.refunded))
+            metrics.charged.inc(max(0, settled.charged))
+            self._log.info("task_settled", **facts, status="success", charged=settled.charged, **named)
+        elif settled.verdict is Verdict.REOPENED:
+            metrics.settlements.labels("noop").inc()
+            metrics.reopened.inc()
+            self._log.warning("task_reopened", **facts, status="success", **named)
+        elif settled.verdict in _NOOPS:
+            metrics.settlements.labels("noop").inc()
+            self._log.debug("task_unchanged", **facts, status="success", verdict=settled.verdict.value, **named)
+        elif settled.verdict is Verdict.QUARANTINED:
+            metrics.unsettled.labels(metrics.kind(settled.reason or "data")).inc()
+            self.quarantined(task, settled.reason, "")
+        else:
+            metrics.unsettled.labels(metrics.kind(settled.reason or settled.verdict.value)).inc()
+            self._log.warning("task_deferred", **facts, status="error", reason=settled.reason or None, **named)
+
+    def advanced(self, channel_id: int, count: int) -> None:
+        """*count* open tasks got a later status or a new progress."""
+        self.metrics.advanced.inc(count)
+        self._log.debug("tasks_advanced", channel_id=channel_id, task_count=count)
+
+    def quarantined(self, task: Task, reason: str, detail: str) -> None:
+        """One task was put aside for a person."""
+        facts = {"user_id": task.user_id, "channel_id": task.channel_id, "model": task.model, "task_id": task.task_id}
+        self._log.error("task_quarantined", **facts, task_pk=task.pk, reason=reason, detail=detail or None)
+
+    def quarantined_total(self, count: int) -> None:
+        """How many tasks wait for a person now."""
+        self.metrics.quarantined.set(count)
+
+    def detection_lag(self, lag_s: float) -> None:
+        """Seconds from the end at upstream to the settlement."""
+        self.metrics.detection_lag.observe(lag_s)
+
+    def second_writer(self, channel_id: int, task_pks: Sequence[int]) -> None:
+        """Somebody else finished these tasks, outside the guard."""
+        self.metrics.second_writer.set(1)
+        held = self._repeats.admit("second_writer", channel_id)
+        if held is not None:
+            facts = {"channel_id": channel_id, "task_pks": list(task_pks)[:10], "remedy": _SECOND_WRITER_REMEDY}
+            self._log.error("second_writer_seen", **facts, repeats=held or None)
+
+    # -- running --
+
+    def passed(self, channel_id: int, counts: PassCounts, duration_s: float) -> None:
+        """One walk over a lane ended; a pass with an answer, or with nothing to ask, is a successful one."""
+        self.metrics.pass_duration.observe(duration_s)
+        if counts.requests or not counts.failed_requests:
+            label = self.metrics.channel(channel_id)
+            self.metrics.last_successful_pass.labels(label).set(self._wall_clock())
+        moved = counts.settled or counts.advanced or counts.quarantined or counts.failed_requests
+        write = self._log.info if moved else self._log.debug
+        write(
+            "pass_ended",
+            channel_id=channel_id,
+            asked=counts.asked,
+            requests=counts.requests,
+            failed_requests=counts.failed_requests,
+            kept=counts.kept,
+            advanced=counts.advanced,
+            settled=counts.settled,
+            quarantined=counts.quarantined,
+            refunded=counts.refunded,
+            charged=counts.charged,
+            duration_s=duration_s,
+        )
+
+    def queue(self, submitted: int, processing: int, oldest_due_s: float) -> None:
+        """Active tasks in the database, and the longest wait for an ask."""
+        self.metrics.tasks_in_queue.labels("submitted").set(submitted)
+        self.metrics.tasks_in_queue.labels("processing").set(processing)
+        self.metrics.oldest_due.set(oldest_due_s)
+
+    def lanes(self, held: int, paused: int, waiting: int) -> None:
+        """Lanes of this replica; *waiting* are those that an open breaker keeps from asking."""
+        for state, count in (("held", held), ("paused", paused), ("waiting", waiting)):
+            self.metrics.lanes.labels(state).set(count)
+
+    def lane_left(self, channel_id: int) -> None:
+        """Another replica walks this lane now: its breaker and limit are no longer ours to show."""
+        label = self.metrics.channel(channel_id)
+        self.metrics.circuit_state.labels(label).set(0)
+        self.metrics.concurrency_limit.labels(label).set(0)
+
+    def pool(self, sizes: Mapping[str, int]) -> None:
+        """Database connections by state."""
+        for state, count in sizes.items():
+            self.metrics.pool_connections.labels(self.metrics.kind(state)).set(count)
+
+    def loop_lag(self, lag_s: float) -> None:
+        """How late the event loop woke somebody up."""
+        self.metrics.loop_lag.set(lag_s)
+
+    def triggered(self, source: str) -> None:
+        """Somebody wants everything polled now."""
+        self.metrics.triggers.labels(self.metrics.kind(source)).inc()
+        self._log.info("poll_triggered", source=source)
+
+    def event(self, level: str, name: str, **facts: object) -> None:
+        """Anything else worth a line; *level* is debug, info, warning or error."""
+        writes = {"debug": self._log.debug, "info": self._log.info, "warning": self._log.warning}
+        writes.get(level, self._log.error)(name, **facts)
+
+
+_IN_WORDS = {
+    AskReason.CONNECT: "connect failed",
+    AskReason.TIMEOUT: "timeout",
+    AskReason.AUTH: "key refused",
+    AskReason.NO_CHANNEL: "no usable channel",
+    AskReason.CODE: "answered with a code that is not 0",
+}

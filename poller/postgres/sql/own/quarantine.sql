@@ -1,0 +1,15 @@
+-- quarantine: leave tasks out of all pages until a person has looked at them; the first reason stays.
+-- $1 bigint[] pks, ascending   $2 text[] task ids   $3 bigint[] channels   $4 text[] reasons   $5 text[] details
+-- locks: the notes, in pk order
+-- returns: the pks that were not in quarantine before
+INSERT INTO poller.watch AS w (task_pk, channel_id, quarantined_at, reason, detail)
+SELECT q.task_pk, q.channel_id, now(), q.reason, q.detail
+FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::text[])
+    AS q (task_pk, task_id, channel_id, reason, detail)
+-- Another replica may have settled it meanwhile.
+WHERE NOT EXISTS (SELECT 1 FROM poller.ledger AS l WHERE l.task_pk = q.task_pk AND l.task_id = q.task_id)
+ORDER BY q.task_pk
+ON CONFLICT (task_pk) DO UPDATE
+    SET quarantined_at = excluded.quarantined_at, reason = excluded.reason, detail = excluded.detail
+    WHERE w.quarantined_at IS NULL
+RETURNING w.task_pk

@@ -1,0 +1,29 @@
+-- remember: keep or forget how often in a row upstream said not_found.
+-- $1 bigint channel   $2 bigint[] pks, ascending   $3 integer[] sightings (0: forget)
+-- locks: the notes, in pk order
+-- returns: the pks written
+WITH note AS MATERIALIZED (
+    SELECT n.task_pk, n.sightings FROM unnest($2::bigint[], $3::integer[]) AS n (task_pk, sightings)
+),
+kept AS (
+    INSERT INTO poller.watch AS w (task_pk, channel_id, sightings, sighted_at)
+    SELECT note.task_pk, $1::bigint, note.sightings, now() FROM note WHERE note.sightings > 0 ORDER BY note.task_pk
+    ON CONFLICT (task_pk) DO UPDATE SET sightings = excluded.sightings, sighted_at = excluded.sighted_at
+    RETURNING w.task_pk
+),
+cleared AS (
+    -- A quarantined task keeps its row; only the count goes.
+    UPDATE poller.watch AS w SET sightings = 0, sighted_at = NULL
+    FROM note
+    WHERE note.sightings = 0 AND w.task_pk = note.task_pk
+        AND (w.quarantined_at IS NOT NULL OR w.key_digest <> '') AND w.sightings <> 0
+    RETURNING w.task_pk
+),
+forgotten AS (
+    DELETE FROM poller.watch AS w USING note
+    WHERE note.sightings = 0 AND w.task_pk = note.task_pk AND w.quarantined_at IS NULL AND w.key_digest = ''
+    RETURNING w.task_pk
+)
+SELECT task_pk FROM kept
+UNION ALL SELECT task_pk FROM cleared
+UNION ALL SELECT task_pk FROM forgotten

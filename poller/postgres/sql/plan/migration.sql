@@ -1,0 +1,7 @@
+BEGIN;
+
+{script}
+
+{record};
+
+COMMIT;

@@ -1,0 +1,112 @@
+"""Where a request goes: its URL, checked, and the proxy on the way."""
+
+from __future__ import annotations
+
+import ipaddress
+from base64 import b64encode
+from functools import lru_cache
+from typing import NamedTuple
+from urllib.parse import SplitResult, urlsplit
+
+import httpx
+
+from poller.core.model import Secret
+from poller.errors import AskFailed, AskReason
+from poller.upstream.dial import Address, check_host
+from poller.upstream.wire import ask_url
+
+
+class Proxies(NamedTuple):
+    """The environment's proxies."""
+
+    http: Secret | None = None
+    https: Secret | None = None
+    exempt: tuple[str, ...] = ()
+    """NO_PROXY: ``*``, hosts, domains with what is below them, addresses and networks, each with an optional port."""
+
+
+class Proxy(NamedTuple):
+    """An HTTP proxy."""
+
+    url: Secret
+    """Without user and password."""
+    authorization: Secret | None
+    """Value of its Proxy-Authorization header."""
+
+    def headers(self) -> dict[str, str]:
+        """What the proxy itself is told: in the request when it forwards, in CONNECT when it tunnels."""
+        return {"Proxy-Authorization": self.authorization.reveal()} if self.authorization else {}
+
+
+class Target(NamedTuple):
+    """A URL that may be asked, and the proxy to ask it through."""
+
+    url: httpx.URL
+    proxy: Proxy | None
+
+
+@lru_cache(maxsize=4096)  # a lane asks for few models, again and again, and parsing URLs is a third of a request's cost
+def target_of(base_url: str, model: str, channel_proxy: Secret | None, proxies: Proxies) -> Target:
+    """Where tasks of *model* are asked about. The channel's own proxy wins over the environment's.
+
+    Raises ``AskFailed``: BAD_REQUEST_PARTS for parts that make no plain URL or a proxy of another kind than http(s),
+    REFUSED_ADDRESS for a forbidden address in any spelling.
+    """
+    text = ask_url(base_url, model)
+    try:
+        parts = urlsplit(text)
+        check_host(parts.hostname or "")
+        url = httpx.URL(text)
+    except (httpx.InvalidURL, ValueError):
+        raise AskFailed(AskReason.BAD_REQUEST_PARTS, "base_url is not a usable address") from None
+    return Target(url, _choose_proxy(parts, channel_proxy, proxies))
+
+
+def _choose_proxy(target: SplitResult, channel_proxy: Secret | None, proxies: Proxies) -> Proxy | None:
+    address = channel_proxy or None
+    if address is None and not _is_exempt(target, proxies.exempt):
+        address = (proxies.https if target.scheme.lower() == "https" else proxies.http) or None
+    return _read_proxy(address.reveal()) if address else None
+
+
+def _read_proxy(address: str) -> Proxy:
+    try:
+        parts = httpx.URL(address)
+    except (httpx.InvalidURL, ValueError):
+        raise AskFailed(AskReason.BAD_REQUEST_PARTS, "proxy is not an http(s) address") from None
+    if parts.scheme not in ("http", "https") or not parts.host:
+        detail = "socks proxies are not supported" if "socks" in parts.scheme else "proxy is not an http(s) address"
+        raise AskFailed(AskReason.BAD_REQUEST_PARTS, detail)
+    authorization = None
+    if parts.username or parts.password:
+        authorization = Secret("Basic " + b64encode(f"{parts.username}:{parts.password}".encode()).decode())
+    return Proxy(Secret(str(parts.copy_with(username=None, password=None))), authorization)
+
+
+def _is_exempt(target: SplitResult, exempt: tuple[str, ...]) -> bool:
+    host = (target.hostname or "").rstrip(".")
+    port = target.port or (443 if target.scheme.lower() == "https" else 80)
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        ip = None
+    # As in Go programs, and so in the gateway: what is on this machine is never asked through the environment's proxy.
+    if host == "localhost" or (ip is not None and ip.is_loopback):
+        return True
+    return any(_covers(entry.strip().lower(), host, port, ip) for entry in exempt)
+
+
+def _covers(entry: str, host: str, port: int, ip: Address | None) -> bool:
+    if entry in ("", "*"):
+        return entry == "*"
+    try:
+        network = ipaddress.ip_network(entry.strip("[]"), strict=False)
+    except ValueError:
+        pass
+    else:
+        return ip is not None and ip.version == network.version and ip in network
+    name, _, wanted = entry.rpartition(":")
+    if name and wanted.isdecimal():
+        return int(wanted) == port and _covers(name, host, port, ip)
+    domain = entry.removeprefix("*").removeprefix(".")
+    return host == domain or host.endswith(f".{domain}")

@@ -1,0 +1,113 @@
+"""What is watched beside the lanes: the size of the queue, and somebody else finishing our tasks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+_OVERLAP_S = 60.0
+"""How far back each look for foreign finals reaches again: their transactions may commit later than their times say."""
+_REMEMBERED = 100_000
+_NAMED = 10
+"""Rows named in one line of log."""
+
+
+class Queue(Protocol):
+    """Active tasks by what upstream made of them, and the oldest wait for an ask."""
+
+    @property
+    def submitted(self) -> int: ...
+
+    @property
+    def processing(self) -> int: ...
+
+    @property
+    def oldest_unasked_s(self) -> float: ...
+
+
+class Watchman(Protocol):
+    """The reads behind the watching."""
+
+    async def queue(self) -> Queue: ...
+
+    async def foreign_finals(self, since_s: float) -> Sequence[tuple[int, int, str]]: ...
+
+    async def quarantined(self) -> int: ...
+
+    async def db_now(self) -> float: ...
+
+
+class Leases(Protocol):
+    """Where a channel is paused for the whole fleet."""
+
+    async def pause(self, channel_id: int | None, reason: str) -> object: ...
+
+
+class Recorder(Protocol):
+    """Who counts and logs what was seen."""
+
+    def queue(self, submitted: int, processing: int, oldest_due_s: float) -> None: ...
+
+    def quarantined_total(self, count: int) -> None: ...
+
+    def pool(self, sizes: dict[str, int]) -> None: ...
+
+    def second_writer(self, channel_id: int, task_pks: Sequence[int]) -> None: ...
+
+
+class Vigil:
+    """Two turns for ``supervised``: ``look`` refreshes the gauges, ``guard`` searches for a second writer.
+
+    Where a gateway still polls, it refunds outside our guard. Its finals have no row in our ledger: the first one is
+    said with the remedy. *stops_channels* (profile ``fork``, whose poller pays before it writes) also pauses the
+    channel for the fleet until somebody resumes it.
+    """
+
+    def __init__(
+        self,
+        watchman: Watchman,
+        leases: Leases,
+        recorder: Recorder,
+        sizes: Callable[[], dict[str, int]],
+        *,
+        pace_s: float,
+        stops_channels: bool,
+    ) -> None:
+        self._watchman = watchman
+        self._leases = leases
+        self._recorder = recorder
+        self._sizes = sizes
+        self._pace_s = pace_s
+        self._stops_channels = stops_channels
+        self._since_s: float | None = None
+        self._from_s = 0.0
+        self._said: set[int] = set()
+
+    async def look(self) -> float:
+        """Refresh queue, quarantine and pool gauges."""
+        queue = await self._watchman.queue()
+        self._recorder.queue(queue.submitted, queue.processing, queue.oldest_unasked_s)
+        self._recorder.quarantined_total(await self._watchman.quarantined())
+        self._recorder.pool(self._sizes())
+        return self._pace_s
+
+    async def guard(self) -> float:
+        """Report rows that became final since this replica started and that no ledger row explains."""
+        now_s = await self._watchman.db_now()
+        if self._since_s is None:
+            self._since_s = self._from_s = now_s
+            return self._pace_s
+        fresh: dict[int, list[int]] = defaultdict(list)
+        for pk, channel_id, _ in await self._watchman.foreign_finals(self._from_s):
+            if pk not in self._said:
+                fresh[channel_id].append(pk)
+        for channel_id, pks in fresh.items():
+            if self._stops_channels:
+                await self._leases.pause(channel_id, "second_writer")
+            self._recorder.second_writer(channel_id, pks[:_NAMED])
+            self._said.update(pks)
+        if len(self._said) > _REMEMBERED:
+            self._said.clear()
+        self._from_s = max(self._since_s, now_s - self._pace_s - _OVERLAP_S)
+        return self._pace_s

@@ -1,0 +1,107 @@
+"""A real PostgreSQL for the whole session, and a database of its own for each test that asks for one.
+
+``POLLER_TEST_PG`` picks the server's major version: 18 (default) and 16 come with the wheel, 15 from the system.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from poller.core.model import Secret
+from poller.demo.embedded import Server, postgres
+from poller.postgres.migrate import migrate
+from poller.postgres.pool import Database, open_pool
+from poller.postgres.statements import PROFILES
+
+SCHEMAS = Path(__file__).parent.parent / "poller" / "demo" / "schema"
+POOL: dict[str, Any] = {"max_open": 5, "max_idle": 1, "lifetime_s": 60.0, "application_name": "poller/test"}
+
+MakeDatabase = Callable[..., Awaitable[str]]
+OpenDatabase = Callable[..., Awaitable[Database]]
+
+
+@pytest.fixture(scope="session")
+def pg_server() -> Iterator[Server]:
+    """A running cluster; ``pg_server.dsn(name)`` is the DSN of one of its databases."""
+    with postgres(major=int(os.environ.get("POLLER_TEST_PG", "18"))) as server:
+        yield server
+
+
+@pytest.fixture(params=PROFILES)
+def profile_name(request: pytest.FixtureRequest) -> str:
+    """Each of the three profiles in turn."""
+    return str(request.param)
+
+
+async def _run(dsn: str, *scripts: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        for script in scripts:
+            await connection.execute(script)
+    finally:
+        await connection.close()
+
+
+async def _make_template(server: Server, name: str, profile: str, *, migrated: bool) -> None:
+    await _run(server.dsn(), f"CREATE DATABASE {name} TEMPLATE template0")
+    await _run(server.dsn(name), (SCHEMAS / f"{profile}.sql").read_text())
+    if migrated:
+        database = await open_pool(Secret(server.dsn(name)), **POOL)
+        await migrate(database, profile)
+        await database.close()
+
+
+_numbers = itertools.count(1)
+_templates: dict[tuple[Path, str, bool], str] = {}
+
+
+async def _template(server: Server, profile: str, *, migrated: bool) -> str:
+    """Name of the database that tests of this kind are cloned from, made when first asked for."""
+    key = (server.folder, profile, migrated)
+    if key not in _templates:
+        name = f"template_{profile}_{'migrated' if migrated else 'bare'}"
+        await _make_template(server, name, profile, migrated=migrated)
+        _templates[key] = name
+    return _templates[key]
+
+
+@pytest.fixture
+async def make_database(pg_server: Server) -> AsyncIterator[MakeDatabase]:
+    """``dsn = await make_database("fork")``: a fresh database, dropped after the test.
+
+    It has the gateway's tables, our schema and the index; with ``migrated=False`` the gateway's tables alone.
+    """
+    made: list[str] = []
+
+    async def make(profile: str, *, migrated: bool = True) -> str:
+        template = await _template(pg_server, profile, migrated=migrated)
+        name = f"test_{os.getpid()}_{next(_numbers)}"
+        await _run(pg_server.dsn(), f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        made.append(name)
+        return pg_server.dsn(name)
+
+    yield make
+    for name in made:
+        await _run(pg_server.dsn(), f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def open_database() -> AsyncIterator[OpenDatabase]:
+    """``database = await open_database(dsn)``: an open pool, closed after the test; takes the options of open_pool."""
+    opened: list[Database] = []
+
+    async def open_(dsn: str, **options: object) -> Database:
+        database = await open_pool(Secret(dsn), **POOL | options)
+        opened.append(database)
+        return database
+
+    yield open_
+    for database in opened:
+        await database.close()
