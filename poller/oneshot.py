@@ -114,7 +114,8 @@ class Rehearsal:
             self._say(
                 f"would settle task={task.pk} task_id={task.task_id} channel_id={task.channel_id}"
                 f" user_id={task.user_id} outcome={each.outcome.value.lower()} reserved={task.reserved}"
-                f" charged={charged} refunded={task.reserved - charged} rule={each.rule} price={each.price_source or '-'}"
+                f" charged={charged} refunded={task.reserved - charged} rule={each.rule}"
+                f" price={each.price_source or '-'}"
             )
         self.settled += len(settlements)
         return []

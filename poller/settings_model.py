@@ -143,7 +143,7 @@ class Settings:
 
     log_level: Level = _setting("info", "CUSTOM_PASS_LOG_LEVEL LOG_LEVEL", "least level that is logged")
     log_format: Format = _setting("auto", "LOG_FORMAT", "auto: console on a terminal, else text")
-    metrics_enabled: Flag = _setting(True, "ENABLE_METRICS", "false: the side port answers probes, but no metrics")
+    metrics_enabled: Flag = _setting(True, "ENABLE_METRICS", "false: no side port at all, neither metrics nor probes")
     metrics_port: Count = _setting(9090, "METRICS_PORT", "the side port; 0 takes any free one", 0, 65535)
     metrics_path: UrlPath = _setting("/metrics", "METRICS_PATH", "where metrics are on the side port")
     metrics_host: Host = _setting("0.0.0.0", "METRICS_HOST", "address of the side port")

@@ -64,8 +64,8 @@ async def open_parts(settings: Settings, replica: str, recorder: Recorder, *, is
     )
     try:
         found = await profile.detect(database, settings.schema)
-        if not is_dry:
-            await _see_to_schema(database, found, recorder)
+        if not is_dry and await _made_schema(database, found, recorder):
+            found = await profile.detect(database, settings.schema)
         known = statements.load(found.name)
         store = Store(
             database,
@@ -76,6 +76,7 @@ async def open_parts(settings: Settings, replica: str, recorder: Recorder, *, is
             cache_s=settings.sync_frequency_s if settings.memory_cache_enabled else 0.0,
             replica_id=replica,
             lower_channel_used_quota=settings.fork_lower_channel_used_quota,
+            has_notes=not is_dry or await _has_schema(database),
         )
         recorder.event(
             "info",
@@ -91,15 +92,24 @@ async def open_parts(settings: Settings, replica: str, recorder: Recorder, *, is
         await database.close()
 
 
-async def _see_to_schema(database: Database, found: Profile, recorder: Recorder) -> None:
+async def _has_schema(database: Database) -> bool:
     try:
         await verify(database)
     except Misconfigured:
-        if not await may_create(database):
-            raise
-        recorder.event("info", "schema_migrating", schema="poller")
-        done = await migrate(database, found.name)
-        recorder.event("info", "schema_migrated", applied=list(done.applied), index=done.index)
+        return False
+    return True
+
+
+async def _made_schema(database: Database, found: Profile, recorder: Recorder) -> bool:
+    """Make our schema where it is missing and we may; whether anything was made. Raises Misconfigured otherwise."""
+    if await _has_schema(database):
+        return False
+    if not await may_create(database):
+        await verify(database)
+    recorder.event("info", "schema_migrating", schema="poller")
+    done = await migrate(database, found.name)
+    recorder.event("info", "schema_migrated", applied=", ".join(done.applied), index=done.index)
+    return True
 
 
 def rules(settings: Settings, *, is_patient: bool = True) -> Rules:

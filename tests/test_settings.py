@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import doctest
 import re
 import tomllib
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from poller import settings
+from poller import settings, settings_values
 from poller.core.model import Secret
 from poller.errors import Misconfigured
 from poller.settings_values import duration_s, shown_duration, shown_size, shown_url, size_bytes
@@ -353,3 +354,7 @@ def test_no_text_of_settings_holds_a_secret():
     found = settings.load(environ)
     assert "hunter2canary" not in repr(found)
     assert "hunter2canary" not in repr(settings.examine({**environ, "METRICS_PORT": DSN}))
+
+
+def test_the_examples_in_the_docstrings_hold():
+    assert doctest.testmod(settings_values).failed == 0

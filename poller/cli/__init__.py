@@ -7,6 +7,8 @@ import platform
 
 import click
 
+from poller import __version__
+
 _MODULES = {
     "run": "run",
     "demo": "demo",
@@ -36,9 +38,7 @@ class _Commands(click.Group):
 
 def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        click.echo(f"poller {version('custompass-poller')} (Python {platform.python_version()})")
+        click.echo(f"poller {__version__} (Python {platform.python_version()})")
         ctx.exit()
 
 

@@ -8,7 +8,7 @@ import os
 import click
 
 
-@click.command()
+@click.command(short_help="The effective settings, each with its origin.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def check(as_json: bool) -> int:
     """Read and validate the configuration and print it. Exits with 78 and all faults when there is one."""

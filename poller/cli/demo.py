@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 
-@click.command()
+@click.command(short_help="All of it on this machine, nothing to set up.")
 @click.option("--tasks", type=click.IntRange(1, 1_000_000), default=200, show_default=True, help="Tasks to seed.")
 @click.option(
     "--profile",

@@ -8,7 +8,7 @@ from poller.cli.reading import read_settings
 from poller.errors import Unavailable
 
 
-@click.command()
+@click.command(short_help="Probe a replica, for images without curl.")
 @click.argument("probe", type=click.Choice(["live", "ready"]), default="live")
 @click.option("--url", help="Side port of a replica; else the one that the settings name on this machine.")
 def healthcheck(probe: str, url: str | None) -> int:

@@ -9,7 +9,7 @@ from poller.cli.reading import opened, read_settings
 _PROFILES = ("documented", "fork", "main")
 
 
-@click.command()
+@click.command(short_help="Make schema poller and the index, or print the SQL.")
 @click.option("--print", "is_printed", is_flag=True, help="Print the SQL for a DBA instead of running it.")
 @click.option(
     "--profile", type=click.Choice(_PROFILES), help="With --print: for this gateway variant, without connecting."

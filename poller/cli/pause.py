@@ -11,14 +11,14 @@ from poller.cli.reading import opened, read_settings
 _channel = click.argument("channel", type=click.IntRange(min=0), required=False)
 
 
-@click.command()
+@click.command(short_help="Stop asking one channel, or all.")
 @_channel
 def pause(channel: int | None) -> None:
     """Ask nothing new of CHANNEL, or of all channels, until 'poller resume'. What was asked is still settled."""
     _flag(channel, is_paused=True)
 
 
-@click.command()
+@click.command(short_help="Ask again.")
 @_channel
 def resume(channel: int | None) -> None:
     """Ask CHANNEL again. Without CHANNEL, lift the pause of all; single channels keep theirs."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-from importlib.metadata import version
 
 import click
 
+from poller import __version__
 from poller.cli.reading import read_settings, secrets_of
 
 
-@click.command()
+@click.command(short_help="The daemon, or one pass of it.")
 @click.option("--once", "is_once", is_flag=True, help="One full pass over everything active, then exit.")
 @click.option("--dry-run", "is_dry", is_flag=True, help="Ask, print what would be settled, write nothing.")
 def run(is_once: bool, is_dry: bool) -> int:
@@ -36,7 +36,7 @@ def run(is_once: bool, is_dry: bool) -> int:
     )
     try:
         metrics = Metrics()
-        metrics.describe(version=version("custompass-poller"), config_hash=_hash(loaded.values))
+        metrics.describe(version=__version__, config_hash=_hash([(value.name, value.shown) for value in loaded.values]))
         metrics.log_lines_dropped.set_function(lambda: written.dropped_count)
         recorder = Recorder(metrics, written.logger)
         for line in loaded.warnings:

@@ -42,39 +42,45 @@ class Progress(NamedTuple):
     """Open and settled tasks by channel."""
 
 
-def _script(*path: str) -> str:
+def script(*path: str) -> str:
+    """The text of a file that comes with the demo."""
     return _FOLDER.joinpath(*path).read_text("utf-8")
 
 
-async def make_gateway(connection: asyncpg.Connection, profile: str) -> None:
+async def make_gateway(connection: asyncpg.Connection[asyncpg.Record], profile: str) -> None:
     """The tables of a gateway of *profile*, empty."""
-    await connection.execute(_script("schema", f"{profile}.sql"))
+    await connection.execute(script("schema", f"{profile}.sql"))
 
 
 async def seed(
-    connection: asyncpg.Connection, profile: str, *, tasks: int, upstream: str, truth: Callable[[str], Truth]
+    connection: asyncpg.Connection[asyncpg.Record],
+    profile: str,
+    *,
+    tasks: int,
+    upstream: str,
+    truth: Callable[[str], Truth],
 ) -> None:
     """Users, channels under the base URL *upstream*, prices, and *tasks* tasks that were charged up front.
 
     *truth* tells the end of a task by its upstream id; those named ``lost-…`` upstream has forgotten.
     """
-    await connection.execute(_script("sql", "common", "settings.sql").format(tasks=tasks, upstream=upstream))
-    await connection.execute(_script("sql", profile, "seed.sql"))
-    await connection.execute(_script("sql", "common", "before.sql"))
+    await connection.execute(script("sql", "common", "settings.sql").format(tasks=tasks, upstream=upstream))
+    await connection.execute(script("sql", profile, "seed.sql"))
+    await connection.execute(script("sql", "common", "before.sql"))
     rows = []
-    for row in await connection.fetch(_script("sql", profile, "ids.sql")):
+    for row in await connection.fetch(script("sql", profile, "ids.sql")):
         end = Truth("FAILURE", 0, 0) if row["upstream_id"].startswith("lost-") else truth(row["upstream_id"])
         rows.append((row["id"], end.outcome, end.prompt, end.completion))
     await connection.copy_records_to_table("truth", schema_name="demo", records=rows)
-    await connection.execute(_script("sql", "common", "analyze.sql"))
+    await connection.execute(script("sql", "common", "analyze.sql"))
 
 
-async def progress(connection: asyncpg.Connection, profile: str) -> Progress:
+async def progress(connection: asyncpg.Connection[asyncpg.Record], profile: str) -> Progress:
     """How far the work is; nothing settled while schema ``poller`` is not there yet."""
-    if not await connection.fetchval(_script("sql", "common", "has_ledger.sql")):
-        count = await connection.fetchval(_script("sql", "common", "count.sql"))
+    if not await connection.fetchval(script("sql", "common", "has_ledger.sql")):
+        count = await connection.fetchval(script("sql", "common", "count.sql"))
         return Progress(count, 0, 0, 0, {})
-    rows = await connection.fetch(_script("sql", "common", "progress.sql"))
+    rows = await connection.fetch(script("sql", "common", "progress.sql"))
     return Progress(
         sum(row["tasks"] for row in rows),
         sum(row["settled"] for row in rows),
@@ -84,7 +90,7 @@ async def progress(connection: asyncpg.Connection, profile: str) -> Progress:
     )
 
 
-async def check(connection: asyncpg.Connection, profile: str) -> list[Finding]:
+async def check(connection: asyncpg.Connection[asyncpg.Record], profile: str) -> list[Finding]:
     """The money check: every line must be ok."""
-    rows = await connection.fetch(_script("sql", profile, "check.sql"))
+    rows = await connection.fetch(script("sql", profile, "check.sql"))
     return [Finding(row["name"], row["is_ok"], row["detail"]) for row in rows]

@@ -26,7 +26,8 @@ _SECRET_KEYS = frozenset(
     {"key", "dsn", "password", "passwd", "secret", "token", "authorization", "cookie", "header", "headers", "body"}
 )
 _SECRET_ENDINGS = ("_key", "_dsn", "_password", "_secret", "_token", "_header")
-_IN_URL = re.compile(r"(?<=://)[^\s/@\"']*:[^\s\"']*@|(?<=://)[^\s/@\"':]+@")
+# The placeholder of our own hints is no credential.
+_IN_URL = re.compile(r"(?<=://)(?!USER:PASSWORD@)[^\s/@\"']*:[^\s\"']*@|(?<=://)(?!USER:PASSWORD@)[^\s/@\"':]+@")
 _SCHEMES = re.compile(r"\b(bearer|basic|token)(\s+)[^\s\"',;]{4,}", re.IGNORECASE)
 _KEYS = re.compile(r"\bsk-[A-Za-z0-9_-]{8,}")
 _PAIRS = re.compile(

@@ -19,12 +19,10 @@ _KINDS = {
 
 # The columns that our statements name, and no others: what else a gateway has or lacks is no concern of ours.
 _OF_NEW_API = {
-    "users": "id:whole username:text quota:whole used_quota:whole group:text",
-    "tokens": "id:whole user_id:whole name:text remain_quota:whole used_quota:whole accessed_time:whole",
+    "users": "id:whole username:text quota:whole group:text",
     "channels": "id:whole type:whole name:text key:text base_url:text used_quota:whole",
     "options": "key:text value:text",
-    "logs": "user_id:whole created_at:whole type:whole content:text username:text token_name:text model_name:text "
-    "quota:whole prompt_tokens:whole completion_tokens:whole channel_id:whole token_id:whole group:text other:text",
+    "logs": "user_id:whole created_at:whole type:whole content:text username:text",
 }
 _TASKS_OF_NEW_API = (
     "id:whole created_at:whole updated_at:whole task_id:text platform:text user_id:whole channel_id:whole quota:whole "
@@ -44,9 +42,13 @@ _EXPECTED = {
     },
     "fork": {"tasks": _TASKS_OF_NEW_API, **_OF_NEW_API},
     "main": {
-        "tasks": f"{_TASKS_OF_NEW_API} group:text private_data:json",
         **_OF_NEW_API,
-        "user_subscriptions": "id:whole user_id:whole amount_total:whole amount_used:whole",
+        "tasks": f"{_TASKS_OF_NEW_API} group:text private_data:json",
+        "users": f"{_OF_NEW_API['users']} used_quota:whole",
+        "tokens": "id:whole user_id:whole name:text remain_quota:whole used_quota:whole accessed_time:whole",
+        "logs": f"{_OF_NEW_API['logs']} token_name:text model_name:text quota:whole prompt_tokens:whole "
+        "completion_tokens:whole channel_id:whole token_id:whole group:text other:text request_id:text",
+        "user_subscriptions": "id:whole user_id:whole amount_total:whole amount_used:whole updated_at:whole",
     },
 }
 

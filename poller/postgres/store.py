@@ -37,7 +37,8 @@ class Store:
 
     *cache_s*: how old a channel, the prices and a user's group may be (0: always read). *replica_id* goes into the
     ledger. *logs_elsewhere*: log rows go to the outbox, because ``logs`` is in another database; *moves_caches*: so do
-    the changes of balances that the gateway's Redis must learn of.
+    the changes of balances that the gateway's Redis must learn of. *has_notes*: schema ``poller`` is there; without it
+    only reading works.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Store:
         lower_channel_used_quota: bool = False,
         logs_elsewhere: bool = False,
         moves_caches: bool = False,
+        has_notes: bool = True,
         delay_s: Callable[[int], float] = retry_delay_s,
     ) -> None:
         self._database = database
@@ -61,6 +63,7 @@ class Store:
         self._base_words = base_words
         self._header_key = header_key
         self._cache_s = cache_s
+        self._has_notes = has_notes
         self._delay_s = delay_s
         self._settler = Settler(
             database,
@@ -88,7 +91,8 @@ class Store:
         if rows[0]["pk"] is None:
             return Page([], now_s, after_pk, is_last=True)
         last_pk: int = rows[-1]["pk"]
-        watched = await self._database.fetch(self._statements.watched, channel_id, after_pk, last_pk)
+        span = (channel_id, after_pk, last_pk)
+        watched = await self._database.fetch(self._statements.watched, *span) if self._has_notes else []
         notes = {
             note["task_pk"]: Note(note["sightings"], note["sighted_s"], note["is_quarantined"]) for note in watched
         }

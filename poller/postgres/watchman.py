@@ -40,7 +40,8 @@ class Watchman:
     async def foreign_finals(self, since_s: float) -> list[tuple[int, int, str]]:
         """(pk, channel id, task id) of tasks that became final since without a ledger row, at most 100, oldest first.
 
-        *since_s* is epoch seconds of the database's clock. Each of them was finished by a second writer.
+        *since_s* is epoch seconds of the database's clock; let it follow the looks, a minute behind, because each look
+        reads every task that ended since. Each task returned was finished by a second writer.
         """
         rows = await self._database.fetch(self._sql.finalized, since_s, timeout_s=_TIMEOUT_S)
         return [(row["pk"], row["channel_id"], row["task_id"]) for row in rows]

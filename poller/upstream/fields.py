@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from calendar import timegm
 from collections.abc import Iterable
-from datetime import datetime
 from math import isfinite
 from typing import Final
 
@@ -12,6 +13,9 @@ from poller.core.model import Usage
 PROGRESS_LIMIT: Final = 32
 """Characters kept of a progress; the column of the gateway holds 20."""
 
+_RFC3339 = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d{1,9})?(?:[Zz]|([+-]\d\d):?(\d\d))", re.ASCII
+)
 _COUNT_LIMIT: Final = 2**63
 # Epoch seconds and milliseconds of the years 2001 to 2286 do not overlap.
 _EARLIEST_S: Final = 1e9
@@ -81,8 +85,7 @@ def _moment_s(value: object) -> float | None:
     try:
         if isinstance(value, str):
             if not value.isdecimal():
-                moment = datetime.fromisoformat(value)
-                return moment.timestamp() if moment.tzinfo is not None else None
+                return _rfc3339_s(value)
             value = int(value)
         if type(value) is not int and type(value) is not float:
             return None
@@ -91,3 +94,16 @@ def _moment_s(value: object) -> float | None:
         return None
     seconds = number if number < _LATEST_S else number / 1000
     return seconds if _EARLIEST_S <= seconds < _LATEST_S else None
+
+
+def _rfc3339_s(text: str) -> float | None:
+    """Epoch seconds, or None for what is no time with a zone. Raises ValueError for a month that there is not."""
+    found = _RFC3339.fullmatch(text)
+    if found is None:
+        return None
+    *moment, fraction, zone_hours, zone_minutes = found.groups()
+    zone_s = 0
+    if zone_hours:
+        zone_s = abs(int(zone_hours)) * 3600 + int(zone_minutes) * 60
+        zone_s = -zone_s if zone_hours.startswith("-") else zone_s
+    return timegm(tuple(map(int, moment))) + float(fraction or 0) - zone_s

@@ -55,10 +55,13 @@ def target_of(base_url: str, model: str, channel_proxy: Secret | None, proxies: 
     text = ask_url(base_url, model)
     try:
         parts = urlsplit(text)
-        check_host(parts.hostname or "")
-        url = httpx.URL(text)
-    except (httpx.InvalidURL, ValueError):
-        raise AskFailed(AskReason.BAD_REQUEST_PARTS, "base_url is not a usable address") from None
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        raise AskFailed(AskReason.BAD_REQUEST_PARTS, "base_url has no usable host or port") from None
+    check_host(host)
+    url = _parsed(text)
+    if url is None:
+        raise AskFailed(AskReason.BAD_REQUEST_PARTS, "base_url is not a usable address")
     return Target(url, _choose_proxy(parts, channel_proxy, proxies))
 
 
@@ -70,17 +73,22 @@ def _choose_proxy(target: SplitResult, channel_proxy: Secret | None, proxies: Pr
 
 
 def _read_proxy(address: str) -> Proxy:
-    try:
-        parts = httpx.URL(address)
-    except (httpx.InvalidURL, ValueError):
-        raise AskFailed(AskReason.BAD_REQUEST_PARTS, "proxy is not an http(s) address") from None
-    if parts.scheme not in ("http", "https") or not parts.host:
-        detail = "socks proxies are not supported" if "socks" in parts.scheme else "proxy is not an http(s) address"
+    parts = _parsed(address)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.host:
+        is_socks = parts is not None and parts.scheme.startswith("socks")
+        detail = "socks proxies are not supported" if is_socks else "proxy is not an http(s) address"
         raise AskFailed(AskReason.BAD_REQUEST_PARTS, detail)
     authorization = None
     if parts.username or parts.password:
         authorization = Secret("Basic " + b64encode(f"{parts.username}:{parts.password}".encode()).decode())
     return Proxy(Secret(str(parts.copy_with(username=None, password=None))), authorization)
+
+
+def _parsed(address: str) -> httpx.URL | None:
+    try:
+        return httpx.URL(address)
+    except (httpx.InvalidURL, ValueError):
+        return None
 
 
 def _is_exempt(target: SplitResult, exempt: tuple[str, ...]) -> bool:

@@ -198,3 +198,9 @@ def test_what_was_logged_before_the_end_is_written_at_the_end():
         for number in range(5000):
             written.logger.info("x", number=number)
     assert len(stream.getvalue().splitlines()) == 5000
+
+
+def test_the_hint_that_shows_what_a_dsn_looks_like_is_no_secret():
+    hint = "expected postgres://USER:PASSWORD@HOST:5432/DATABASE"
+    assert Redactor().clean(hint) == hint
+    assert "canary" not in Redactor().clean("postgres://USER:canary@HOST/DB")

@@ -9,5 +9,5 @@ import anyio
 
 async def eventually(condition: Callable[[], Awaitable[object]]) -> None:
     """Return once *condition* holds; the caller bounds the wait with ``fail_after``."""
-    while not await condition():  # noqa: ASYNC110  (another process has no event to wait for)
+    while not await condition():
         await anyio.sleep(0.01)

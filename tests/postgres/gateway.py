@@ -54,7 +54,9 @@ class Gateway:
             values["used_quota"] = 90_000
         return await self.add("channels", **(values | more))
 
-    async def task(self, user: int, channel: int, quota: int | None = 450, state: str = "IN_PROGRESS", **more: object) -> int:
+    async def task(
+        self, user: int, channel: int, quota: int | None = 450, state: str = "IN_PROGRESS", **more: object
+    ) -> int:
         self._tasks += 1
         values: dict[str, object] = {
             "task_id": f"job-{self._tasks}",

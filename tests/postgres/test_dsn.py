@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import urllib.parse
 
 import pytest
@@ -56,10 +57,8 @@ def test_a_dsn_of_another_driver_is_understood(text, connecting, settings):
 
 def test_asyncpg_reads_the_same_from_it():
     target = read_dsn(Secret("postgres://u%40corp:p%40ss%2F@a:1,b:2/d%20b?sslmode=disable"))
-    nothing = dict.fromkeys(
-        "host port user password passfile database ssl service servicefile direct_tls server_settings "
-        "target_session_attrs krbsrvname gsslib".split()
-    )
+    parameters = inspect.signature(_parse_connect_dsn_and_args).parameters
+    nothing = {name: None for name in parameters if name != "dsn"}
     addresses, parameters = _parse_connect_dsn_and_args(dsn=target.dsn.reveal(), **nothing)
     assert addresses == [("a", 1), ("b", 2)]
     assert (parameters.user, parameters.password, parameters.database) == ("u@corp", "p@ss/", "d b")

@@ -117,9 +117,7 @@ async def test_a_lane_is_never_held_by_two_however_they_race(fleet):
             assert {(row["channel_id"], row["holder"]) for row in rows} == {
                 (lane, name) for name, each in beats.items() for lane in held(each)
             }
-            await fleet.run(
-                "UPDATE poller.lane SET lease_until = now() - interval '1 s' WHERE channel_id % 2 = (random() > 0.5)::int"
-            )
+            await fleet.run("UPDATE poller.lane SET lease_until = now() - interval '1 s' WHERE random() > 0.5")
             await fleet.run("UPDATE poller.lane SET holder = NULL WHERE random() > 0.5")
 
 
@@ -218,6 +216,28 @@ async def test_a_beat_writes_no_lane_that_others_hold_and_that_did_not_change(fl
         before = await fleet.run("SELECT channel_id, xmin, ctid FROM poller.lane ORDER BY 1")
         await looker.beat()
         assert await fleet.run("SELECT channel_id, xmin, ctid FROM poller.lane ORDER BY 1") == before
+
+
+class Counting:
+    """A database that notes the names of the statements it runs."""
+
+    def __init__(self, database):
+        self._database = database
+        self.names: list[str] = []
+
+    async def fetch(self, statement, *args, **options):
+        self.names.append(statement.name)
+        return await self._database.fetch(statement, *args, **options)
+
+
+async def test_a_beat_is_three_statements_however_many_lanes_there_are(fleet, open_database):
+    with anyio.fail_after(30):
+        await fleet.work(*range(1, 31))
+        database = Counting(await open_database(fleet.dsn))
+        replica = Leases(database, load("fork"), "a", TTL_S)
+        for _ in range(2):
+            assert len((await replica.beat()).lanes) == 30
+        assert database.names == ["discover", "renew", "take"] * 2
 
 
 async def test_passes_are_noted_for_the_next_holder(fleet):

@@ -13,6 +13,7 @@ from poller.errors import Misconfigured, NotPermitted
 from poller.postgres.migrate import Migrated, may_create, migrate, migrations, plan, verify
 from poller.postgres.profile import detect
 from poller.postgres.statements import Statement
+from tests.postgres.eventually import eventually
 from tests.postgres.proxy import other_pid
 
 ALL = tuple(f"{migration.version:04d} {migration.name}" for migration in migrations())
@@ -95,8 +96,7 @@ async def test_an_index_that_somebody_is_building_is_waited_for_and_not_dropped(
             group.start_soon(one, first)
             group.start_soon(one, second)
             invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
-            while not await blocker.fetchval(invalid):  # noqa: ASYNC110  (another session has no event to wait for)
-                await anyio.sleep(0.01)
+            await eventually(lambda: blocker.fetchval(invalid))
             assert outcomes == []
             await blocking.rollback()
         await blocker.close()

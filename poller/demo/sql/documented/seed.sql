@@ -14,7 +14,7 @@ INSERT INTO group_ratio (group_name, ratio) VALUES ('default', 1), ('vip', 0.9);
 INSERT INTO tasks (id, task_id, user_id, channel_id, action, status, quota, created_at)
 SELECT i, CASE WHEN i % 100 = 7 THEN 'lost-' ELSE 'demo-' END || i, i % 50 + 1, i % 4 + 1,
        (ARRAY['demo-image/submit', 'demo-video/submit', 'demo-music/submit'])[i % 3 + 1],
-       CASE WHEN i % 5 = 0 THEN 'processing' ELSE 'submitted' END, 300 + (i * 37) % 900,
+       CASE WHEN i % 5 = 0 THEN 'processing' ELSE 'submitted' END, 3000 + (i * 137) % 9000,
        now() - CASE WHEN i % 100 = 7 THEN interval '2 hours' ELSE interval '0' END
 FROM generate_series(1, current_setting('demo.tasks')::bigint) AS i;
 UPDATE users u SET quota = u.quota - s.reserved, used_quota = u.used_quota + s.reserved

@@ -15,7 +15,7 @@ VALUES ('ModelRatio', '{"demo-image/submit": 1.0, "demo-video/submit": 2.5}'), (
 INSERT INTO tasks (id, task_id, platform, user_id, channel_id, action, status, quota, created_at, updated_at, submit_time,
                    start_time, finish_time, progress, fail_reason, properties)
 SELECT i, CASE WHEN i % 100 = 7 THEN 'lost-' ELSE 'demo-' END || i, 'custompass', u, i % 4 + 1, m.model,
-       (ARRAY['SUBMITTED', 'IN_PROGRESS', 'UNKNOWN', 'QUEUED'])[i % 4 + 1], 300 + (i * 37) % 900, m.at, m.at, m.at, m.at, 0, '0%', '',
+       (ARRAY['SUBMITTED', 'IN_PROGRESS', 'UNKNOWN', 'QUEUED'])[i % 4 + 1], 3000 + (i * 137) % 9000, m.at, m.at, m.at, m.at, 0, '0%', '',
        json_build_object('input', CASE WHEN i % 10 = 0
            THEN json_build_object('payload', json_build_object('prompt', 'a cat'), 'token', 'client-' || u, 'headerKey', 'X-Custom-Token')::text
            ELSE '{"prompt": "a cat"}' END,

@@ -16,7 +16,7 @@ VALUES ('ModelRatio', '{"demo-image/submit": 1.0, "demo-video/submit": 2.5}'), (
 INSERT INTO tasks (id, task_id, platform, user_id, "group", channel_id, action, status, quota, created_at, updated_at, submit_time,
                    start_time, finish_time, progress, fail_reason, properties, private_data)
 SELECT i, 'task_public_' || i, 'custompass', u, CASE WHEN u % 3 = 0 THEN 'vip' ELSE 'default' END, i % 4 + 1, 'generate',
-       (ARRAY['NOT_START', 'SUBMITTED', 'IN_PROGRESS', 'QUEUED'])[i % 4 + 1], 300 + (i * 37) % 900, m.at, m.at, m.at, 0, 0, '10%', '',
+       (ARRAY['NOT_START', 'SUBMITTED', 'IN_PROGRESS', 'QUEUED'])[i % 4 + 1], 3000 + (i * 137) % 9000, m.at, m.at, m.at, 0, 0, '10%', '',
        json_build_object('input', '', 'upstream_model_name', m.model, 'origin_model_name', m.model),
        json_strip_nulls(json_build_object(
            'upstream_task_id', CASE WHEN i % 100 = 7 THEN 'lost-' ELSE 'demo-' END || i,

@@ -9,5 +9,5 @@ FROM tasks
 -- finish_time: every writer of a final status sets it, in whole seconds, and it has an index of the gateway.
 WHERE platform = 'custompass' AND status IN ('SUCCESS', 'FAILURE') AND finish_time >= floor($1::float8)::bigint
     AND NOT EXISTS (SELECT FROM poller.ledger WHERE ledger.task_pk = tasks.id)
-ORDER BY finish_time
+ORDER BY finish_time, tasks.id
 LIMIT 100
