@@ -32,6 +32,8 @@ class Watchman(Protocol):
 
     async def db_now(self) -> float: ...
 
+    async def usable_channels(self, types: Sequence[int]) -> int: ...
+
 
 class Recorder(Protocol):
     """Who counts and logs what was asked of the daemon."""
@@ -44,12 +46,13 @@ class Recorder(Protocol):
 class Console:
     """The daemon as its operators meet it. Until the database was opened there is a console, but no fleet."""
 
-    def __init__(self, replica: str, recorder: Recorder) -> None:
+    def __init__(self, replica: str, recorder: Recorder, channel_types: Sequence[int]) -> None:
         self.fleet: Fleet | None = None
         self.trouble = "waiting for the database"
         """Why the daemon is not ready yet, while it is not."""
         self._replica = replica
         self._recorder = recorder
+        self._channel_types = channel_types
         self._leases: Leases | None = None
         self._watchman: Watchman | None = None
 
@@ -77,10 +80,16 @@ class Console:
 
     async def health(self) -> dict[str, Any]:
         """Counts for ``/healthz``; ``usable_channels`` 0 means that nobody can be asked."""
-        lanes = self.fleet.lanes if self.fleet else {}
         checks = await self.checks()
         is_ok = all(said == "ok" for said in checks.values())
-        return {"status": "ok" if is_ok else "unavailable", "checks": checks, "lanes": len(lanes)}
+        health = {
+            "status": "ok" if is_ok else "unavailable",
+            "checks": checks,
+            "lanes": len(self.fleet.lanes) if self.fleet else 0,
+        }
+        if is_ok and self._watchman is not None:
+            health["usable_channels"] = await self._watchman.usable_channels(self._channel_types)
+        return health
 
     async def status(self) -> dict[str, Any]:
         """Everything that ``/status`` shows: this replica, and all lanes as the database has them."""

@@ -35,7 +35,7 @@ class Daemon:
         self._recorder = recorder
         self._notifier = notifier
         self._replica = replica_id()
-        self._console = Console(self._replica, recorder)
+        self._console = Console(self._replica, recorder, settings.channel_types)
         self._stopping = anyio.Event()
         self._abort_signal = 0
 

@@ -159,6 +159,7 @@ def _as_text(value: object) -> str | tuple[str, ...] | None:
 
 
 def _unknown(name: str, origin: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name.upper(), sorted(known), n=1, cutoff=0.6)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{name} ({origin}): no setting has this name, so it has no effect{hint}"
+    # The prefix that all share would make any two names look alike.
+    cores = {each.removeprefix(_PREFIX): each for each in sorted(known)}
+    near = difflib.get_close_matches(name.upper().removeprefix(_PREFIX), cores, n=1, cutoff=0.0)
+    return f"{name} ({origin}): no setting has this name, so it has no effect; did you mean {cores[near[0]]}?"

@@ -81,7 +81,7 @@ class Redactor:
         if isinstance(value, (bool, int, datetime)):
             return value
         if isinstance(value, float):
-            return value if math.isfinite(value) else str(value)
+            return round(value, 6) if math.isfinite(value) else str(value)
         if isinstance(value, Mapping):
             return {str(key): inner for key, inner in self.clean_event({str(k): v for k, v in value.items()}).items()}
         if isinstance(value, (list, tuple, set, frozenset)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from poller.postgres.pool import Database
@@ -36,6 +37,11 @@ class Watchman:
         """Ids of the channels that have active tasks, ascending."""
         rows = await self._database.fetch(self._sql.discover, timeout_s=_TIMEOUT_S)
         return [row["channel_id"] for row in rows]
+
+    async def usable_channels(self, types: Sequence[int]) -> int:
+        """How many channels of *types* have an address and a key."""
+        (row,) = await self._database.fetch(self._sql.usable_channels, list(types), timeout_s=_TIMEOUT_S)
+        return int(row["usable"])
 
     async def foreign_finals(self, since_s: float) -> list[tuple[int, int, str]]:
         """(pk, channel id, task id) of tasks that became final since without a ledger row, at most 100, oldest first.

@@ -57,7 +57,13 @@ seen AS MATERIALIZED (
         price_source, prompt_tokens, completion_tokens, fail_reason, data, evidence
     )
     LEFT JOIN tasks AS t ON t.id = a.pk AND t.platform = 'custompass'
-    LEFT JOIN poller.ledger AS l ON l.task_pk = a.pk
+    LEFT JOIN LATERAL (
+        -- One by one with the key: a plan that was made while the ledger was empty would else read through all of it.
+        SELECT b.task_pk, b.task_id, b.user_id, b.outcome, b.fail_reason, b.reserved, b.charged, b.attempt
+        FROM poller.ledger AS b
+        WHERE b.task_pk = a.pk
+        LIMIT 1
+    ) AS l ON true
     LEFT JOIN users AS u ON u.id = t.user_id
     -- What was reserved is what the locked row says; a settled task keeps the amounts of its ledger row.
     CROSS JOIN LATERAL (
@@ -187,8 +193,10 @@ posted AS (
     WHERE $19::boolean
 ),
 forgotten AS (
-    DELETE FROM poller.watch AS w USING judged AS j
-    WHERE w.task_pk = j.pk AND (j.is_due OR j.verdict IN ('settled', 'reopened', 'already'))
+    DELETE FROM poller.watch AS w
+    WHERE w.task_pk = ANY(ARRAY(
+        SELECT j.pk FROM judged AS j WHERE j.is_due OR j.verdict IN ('settled', 'reopened', 'already')
+    ))
 ),
 counted AS MATERIALIZED (
     SELECT
