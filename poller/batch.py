@@ -34,6 +34,7 @@ from poller.core.model import (
 )
 from poller.core.passes import PassCounts
 from poller.core.pricing import PriceBook
+from poller.crashpoints import reach
 
 _FAILED_WITHOUT_WORDS = "upstream reported failure without a reason"
 _QUIET_KEEPS = frozenset({"final", "processing", "absent", "no_answer", "not_found"})
@@ -110,20 +111,26 @@ class Bench:
         not written then is still open, and due on the next pass.
         """
         judged = self._judge(channel, batch, reports, now_s, policy, is_triggered, counts)
+        reach("batch.judged")
         if judged.settles or judged.refunds:
             await self._settle(channel, judged, now_s, counts)
+            reach("batch.settled")
         if judged.advances:
             advanced = await self._tasks.advance(judged.advances)
+            reach("batch.advanced")
             counts.advanced += advanced
             self._witness.advanced(channel.id, advanced)
         if judged.sightings:
             await self._tasks.remember(channel.id, judged.sightings)
+            reach("batch.remembered")
         if judged.holds:
             counts.quarantined += await self._tasks.quarantine(judged.holds)
+            reach("batch.held")
             for task, reason, detail in judged.holds:
                 self._witness.quarantined(task, reason, detail)
         if judged.words:
             await self._tasks.unknown_words(channel.id, judged.words)
+            reach("batch.counted")
             for word, (count, _) in judged.words.items():
                 self._witness.unknown_word(channel.id, word, count)
 

@@ -10,6 +10,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from poller.core.schedule import backoff_s
+from poller.crashpoints import reach
 from poller.errors import Defer, PollerError
 from poller.lane import Lane
 
@@ -135,6 +136,7 @@ class Fleet:
                 self.turned_at = anyio.current_time()
                 try:
                     beat = await self._leases.beat()
+                    reach("fleet.beaten")
                 except Defer as away:
                     outages += 1
                     wait_s = min(self._renewal_s, backoff_s(outages, 0.5, _BACKOFF_LAST_S))
@@ -232,6 +234,7 @@ class Fleet:
     async def _hand_back(self, channel_id: int) -> None:
         try:
             await self._leases.release([channel_id])
+            reach("fleet.released")
         except Defer as away:
             # The lease runs out by itself.
             self._recorder.event("warning", "hand_back_failed", channel_id=channel_id, reason=str(away))

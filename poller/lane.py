@@ -18,6 +18,7 @@ from poller.batch import Bench
 from poller.core.model import Channel
 from poller.core.passes import PassCounts
 from poller.core.schedule import backoff_s
+from poller.crashpoints import reach
 from poller.errors import Defer
 from poller.gate import Gate
 from poller.walk import Recorder, Rules, Source, Walk
@@ -152,6 +153,7 @@ class Lane:
         if await self._tools.leases.start_pass(self.channel_id) is None:
             self.leave()
             return PassCounts()
+        reach("lane.started")
         self._due_at = started_at + self._rules.interval_s
         channel = await self._tools.source.channel(self.channel_id)
         walk = Walk(self, channel, self._rules, self._tools.source, self._tools.recorder, self._bench, is_triggered)
@@ -163,6 +165,7 @@ class Lane:
         self.last_counts = walk.counts
         self._tools.recorder.passed(self.channel_id, walk.counts, anyio.current_time() - started_at)
         await self._tools.leases.end_pass(self.channel_id, dataclasses.asdict(walk.counts))
+        reach("lane.ended")
         return walk.counts
 
     async def wait_for_upstream(self) -> None:

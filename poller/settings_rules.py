@@ -15,6 +15,7 @@ INERT = {
     "GIN_MODE": "known from the gateway, has no effect here; CUSTOM_PASS_LOG_LEVEL and LOG_FORMAT replace it",
     "ENABLE_CACHE": "known from the gateway, has no effect here; MEMORY_CACHE_ENABLED and SYNC_FREQUENCY replace it",
     "GOGC": "known from the gateway, has no effect here; nothing replaces it, memory stays flat by itself",
+    "CUSTOM_PASS_CRASH_AT": "for tests of this daemon: ends the process at a named place; unset it everywhere else",
     "GOMEMLIMIT": "known from the gateway, has no effect here; a limit of the container or MemoryMax= replaces it",
 }
 """Accepted names that are no settings, each with what ``check`` says about it."""

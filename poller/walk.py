@@ -15,6 +15,7 @@ from poller.batch import Bench, Tasks, Witness
 from poller.core.batches import Batch, Planner
 from poller.core.model import Channel, Policy, Report, Route, StatusWords, Task
 from poller.core.passes import Page, PassCounts
+from poller.crashpoints import reach
 from poller.errors import AskFailed, AskReason, Defer
 
 _ROOM_FOR_SETTLING = 4
@@ -166,6 +167,7 @@ class Walk:
         asked_s = self._now_s()
         try:
             answer = await self._lane.asker.ask(self._channel, batch)
+            reach("walk.answered")
         except AskFailed as failed:
             self.counts.failed_requests += 1
             if failed.is_batch_fault and len(batch.tasks) > 1 and self._splits > 0 and not self._is_over:

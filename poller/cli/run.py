@@ -21,7 +21,7 @@ def run(is_once: bool, is_dry: bool) -> int:
 
     import anyio
 
-    from poller import daemon
+    from poller import crashpoints, daemon
     from poller.ops import log
     from poller.ops.metrics import Metrics
     from poller.ops.recorder import Recorder
@@ -41,6 +41,8 @@ def run(is_once: bool, is_dry: bool) -> int:
         recorder = Recorder(metrics, written.logger)
         for line in loaded.warnings:
             recorder.event("warning", "setting_odd", detail=line)
+        if armed := crashpoints.arm(environment()):
+            recorder.event("warning", "crash_armed", at=armed)
         has_uvloop = importlib.util.find_spec("uvloop") is not None
         start = functools.partial(daemon.run, settings, recorder, is_once=is_once, is_dry=is_dry)
         return anyio.run(start, backend_options={"use_uvloop": has_uvloop})

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
 import asyncpg
@@ -118,21 +119,22 @@ async def _watched(
                 if progress.settled >= progress.tasks or now - began_at > _LIMIT_S:
                     break
                 for number, daemon in enumerate(daemons):
-                    if daemon.returncode is not None:
-                        console.print(f"daemon {number} ended with {daemon.returncode}:\n{_tail(server, number)}")
+                    if daemon.process.returncode is not None:
+                        code = daemon.process.returncode
+                        console.print(f"daemon {number} ended with {code}:\n{_tail(server, number)}")
                         return False
                 if chaos and now - killed_at > _KILL_EVERY_S:
                     victim = random.randrange(len(daemons))
-                    daemons[victim].kill()
-                    await daemons[victim].wait()
+                    daemons[victim].process.kill()
+                    await daemons[victim].process.wait()
                     daemons[victim] = await _started(server, victim)
                     kills, killed_at = kills + 1, anyio.current_time()
                 await anyio.sleep(_LOOK_S)
         codes = await _stopped(daemons)
     finally:
         for daemon in daemons:
-            if daemon.returncode is None:
-                daemon.kill()
+            if daemon.process.returncode is None:
+                daemon.process.kill()
     findings = await world.check(connection, profile)
     findings.append(
         world.Finding("daemon stopped cleanly", not any(codes), "exit " + ", ".join(str(code) for code in codes))
@@ -144,11 +146,24 @@ async def _watched(
     return is_right
 
 
-async def _started(server: Server, number: int) -> Process:
-    """The real daemon as a process that ends with this one."""
+class _Daemon(NamedTuple):
+    """The real daemon as a process that ends with this one; what it says begins at *said_from* in the log."""
+
+    process: Process
+    log: Path
+    said_from: int
+
+    async def has_started(self) -> None:
+        """Wait until it takes signals: before that SIGTERM ends it the hard way, as it does any program."""
+        while self.process.returncode is None and b"daemon_started" not in self.log.read_bytes()[self.said_from :]:
+            await anyio.sleep(0.05)
+
+
+async def _started(server: Server, number: int) -> _Daemon:
     leash = ["setpriv", "--pdeathsig", "KILL"] if sys.platform == "linux" else []
-    with _log(server, number).open("ab") as log:
-        return await anyio.open_process(
+    path = _log(server, number)
+    with path.open("ab") as log:
+        process = await anyio.open_process(
             [*leash, sys.executable, "-m", "poller", "run"],
             stdin=None,
             stdout=log,
@@ -156,13 +171,15 @@ async def _started(server: Server, number: int) -> Process:
             env={**environment(), **_SETTINGS, "SQL_DSN": server.dsn("demo")},
             start_new_session=True,
         )
+        return _Daemon(process, path, log.tell())
 
 
-async def _stopped(daemons: list[Process]) -> list[int]:
-    for daemon in daemons:
-        daemon.send_signal(signal.SIGTERM)
+async def _stopped(daemons: list[_Daemon]) -> list[int]:
     with anyio.move_on_after(_STOP_LIMIT_S):
-        return [await daemon.wait() for daemon in daemons]
+        for daemon in daemons:
+            await daemon.has_started()
+            daemon.process.send_signal(signal.SIGTERM)
+        return [await daemon.process.wait() for daemon in daemons]
     return [-1]
 
 

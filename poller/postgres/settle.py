@@ -18,6 +18,7 @@ import anyio
 from poller.core.evidence import clean_text
 from poller.core.model import Outcome, Settled, Settlement, Task, Verdict
 from poller.core.schedule import backoff_s, jitter
+from poller.crashpoints import reach
 from poller.errors import DatabaseAway, Defer
 from poller.postgres.database import Database
 from poller.postgres.faults import Fault, StatementFailed
@@ -159,8 +160,10 @@ class Settler:
         try:
             with anyio.fail_after(_DEADLINE_S, shield=True):
                 async with self._database.transaction(timeout_s=_STATEMENTS_S) as transaction:
+                    reach("settle.begun")
                     lock_ms = str(int(lock_s * 1000))
                     await transaction.fetch(self._statements.lock, pks, movers, lock_ms, self._lowers_channels)
+                    reach("settle.locked")
                     rows = await transaction.fetch(
                         self._statements.settle,
                         *_columns(batch),
@@ -170,8 +173,10 @@ class Settler:
                         self._logs_elsewhere,
                         self._moves_caches,
                     )
+                    reach("settle.written")
                     if short := rows[0]["short"]:
                         raise _ShortError(short)
+                reach("settle.committed")
         except TimeoutError as error:
             raise DatabaseAway("timeout", "in settle") from error
         return rows
@@ -226,6 +231,7 @@ class Settler:
     async def _refuse(self, run: _Run) -> None:
         try:
             await self._quarantine([(one.task, reason, detail) for one, reason, detail in run.refused])
+            reach("settle.refused")
         except Defer:
             # Not written down, so the next pass meets the same tasks again.
             verdict = Verdict.LOCKED

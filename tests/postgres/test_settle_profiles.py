@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from poller.core.model import Task, Verdict
+from poller.core.model import Advance, State, Task, Verdict
 from tests.postgres.gateway import MODEL, Site, failed, open_site, succeeded
 
 CONTEXT = {"model_ratio": 2, "group_ratio": 0.8, "other_ratios": {"seconds": 5}, "origin_model_name": "gpt-video"}
@@ -356,3 +356,17 @@ async def test_main_tells_the_caches_of_the_user_and_the_token(opened):
             ("user_cache", {"user_id": user, "delta": 450}),
         ]
         assert len(await logs(site)) == 1
+
+
+@pytest.mark.parametrize("profile", ["fork", "main"])
+async def test_jsonb_columns_serve_as_well_as_json_ones(opened, profile):
+    async with opened(profile) as site:
+        columns = ["data", "properties"] + (["private_data"] if profile == "main" else [])
+        for column in columns:
+            await site.gateway.connection.execute(f"ALTER TABLE tasks ALTER {column} TYPE jsonb")
+        user, channel, task = await one(site, state="SUBMITTED")
+        assert await site.store.advance([(task, Advance(State.IN_PROGRESS, "40%", b'{"a": 1}'))]) == 1
+        (fate,) = await site.store.settle([succeeded(task, 41)])
+        assert (fate.verdict, fate.refunded) == (Verdict.SETTLED, 409)
+        assert (await site.gateway.balance(user))[0] == 1409
+        assert await site.tasks(channel) == []

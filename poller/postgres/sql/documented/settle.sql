@@ -1,8 +1,8 @@
 -- settle: final statuses and the money they free, exactly once; follows lock in the same transaction.
 -- $1 bigint[] pks, ascending   $2 text[] task ids   $3 bigint[] users   $4 bigint[] channels   $5 text[] models
 -- $6 text[] outcomes   $7 bigint[] charged (NULL: as reserved)   $8 text[] rules   $9 text[] price sources
--- $10 bigint[] prompt tokens   $11 bigint[] completion tokens   $12 text[] fail reasons   $13 text[] data (NULL: leave it)
--- $14 text[] evidence   $15 uuid attempt   $16 text replica
+-- $10 bigint[] prompt tokens   $11 bigint[] completion tokens   $12 text[] fail reasons
+-- $13 text[] data (NULL: leave it)   $14 text[] evidence   $15 uuid attempt   $16 text replica
 -- $17 boolean lower channels.used_quota after a failure (profile fork)   $18 boolean logs live in another database
 -- $19 boolean the gateway caches balances
 -- locks: held by lock   writes: ledger, tasks, users, logs or outbox, watch
@@ -11,6 +11,7 @@
 --
 -- A statement that writes in CTEs reads everything as it was before: the rows as lock left them to us.
 WITH setting AS MATERIALIZED (
+    -- Means nothing here; named because all profiles take the same parameters.
     SELECT $17::boolean AS lowers_channels
 ),
 seen AS MATERIALIZED (
@@ -26,8 +27,9 @@ seen AS MATERIALIZED (
         t.id IS NOT NULL AS is_there,
         coalesce(t.status IN ('submitted', 'processing'), false) AS is_active,
         -- NULL reads as zero value, as in all gateways.
-        coalesce(t.task_id, '') = a.task_id AND coalesce(t.user_id, 0) = a.user_id AND coalesce(t.channel_id, 0) = a.channel_id
-            AS is_same,
+        coalesce(t.task_id, '') = a.task_id
+            AND coalesce(t.user_id, 0) = a.user_id
+            AND coalesce(t.channel_id, 0) = a.channel_id AS is_same,
         coalesce(l.task_id = t.task_id AND l.user_id = t.user_id, true) AS is_same_in_ledger,
         CASE
             WHEN amount.reserved < 0 THEN 'quota_negative'
@@ -135,8 +137,10 @@ line AS MATERIALIZED (
         b.model AS model_name,
         b.prompt_tokens,
         b.completion_tokens,
-        concat('task ', b.task_id, CASE b.outcome WHEN 'FAILURE' THEN concat(' failed: ', b.fail_reason) ELSE ' settled' END)
-            AS content,
+        CASE b.outcome
+            WHEN 'FAILURE' THEN concat('task ', b.task_id, ' failed: ', b.fail_reason)
+            ELSE concat('task ', b.task_id, ' settled')
+        END AS content,
         now() AS created_at
     FROM booked AS b
     WHERE b.refunded <> 0

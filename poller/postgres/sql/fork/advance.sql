@@ -27,7 +27,7 @@ SET status = CASE
     END,
     -- The gateway's selectors take 100% for finished.
     progress = CASE WHEN n.progress IN ('', '100%') THEN t.progress ELSE n.progress END,
-    data = coalesce(n.data::json, t.data),
+    data = coalesce(n.data::json, t.data::json),
     updated_at = floor(extract(epoch FROM now()))::bigint
 FROM unnest($1::bigint[], $3::text[], $4::text[], $5::text[]) AS n (pk, state, progress, data)
 WHERE t.id = n.pk

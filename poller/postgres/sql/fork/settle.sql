@@ -1,8 +1,8 @@
 -- settle: final statuses and the money they free, exactly once; follows lock in the same transaction.
 -- $1 bigint[] pks, ascending   $2 text[] task ids   $3 bigint[] users   $4 bigint[] channels   $5 text[] models
 -- $6 text[] outcomes   $7 bigint[] charged (NULL: as reserved)   $8 text[] rules   $9 text[] price sources
--- $10 bigint[] prompt tokens   $11 bigint[] completion tokens   $12 text[] fail reasons   $13 text[] data (NULL: leave it)
--- $14 text[] evidence   $15 uuid attempt   $16 text replica
+-- $10 bigint[] prompt tokens   $11 bigint[] completion tokens   $12 text[] fail reasons
+-- $13 text[] data (NULL: leave it)   $14 text[] evidence   $15 uuid attempt   $16 text replica
 -- $17 boolean lower channels.used_quota after a failure (profile fork)   $18 boolean logs live in another database
 -- $19 boolean the gateway caches balances
 -- locks: held by lock   writes: ledger, tasks, users (and channels, where $17 says so), logs or outbox, watch
@@ -41,8 +41,9 @@ seen AS MATERIALIZED (
         t.id IS NOT NULL AS is_there,
         (t.id IS NOT NULL AND (t.status IS NULL OR t.status NOT IN ('SUCCESS', 'FAILURE'))) AS is_active,
         -- NULL reads as zero value, as in all gateways.
-        coalesce(t.task_id, '') = a.task_id AND coalesce(t.user_id, 0) = a.user_id AND coalesce(t.channel_id, 0) = a.channel_id
-            AS is_same,
+        coalesce(t.task_id, '') = a.task_id
+            AND coalesce(t.user_id, 0) = a.user_id
+            AND coalesce(t.channel_id, 0) = a.channel_id AS is_same,
         coalesce(l.task_id = t.task_id AND l.user_id = t.user_id, true) AS is_same_in_ledger,
         CASE
             WHEN amount.reserved < 0 THEN 'quota_negative'
@@ -118,7 +119,7 @@ written AS (
         start_time = coalesce(nullif(t.start_time, 0), setting.now_s),
         finish_time = greatest(setting.now_s, t.start_time, t.submit_time),
         fail_reason = CASE j.outcome WHEN 'FAILURE' THEN j.fail_reason ELSE t.fail_reason END,
-        data = CASE WHEN j.is_due AND j.data IS NOT NULL THEN j.data::json ELSE t.data END,
+        data = CASE WHEN j.is_due AND j.data IS NOT NULL THEN j.data::json ELSE t.data::json END,
         updated_at = setting.now_s
     FROM judged AS j
     CROSS JOIN setting

@@ -32,7 +32,7 @@ SET status = CASE
         WHEN n.state = 'IN_PROGRESS' AND coalesce(t.start_time, 0) = 0 THEN floor(extract(epoch FROM now()))::bigint
         ELSE t.start_time
     END,
-    data = coalesce(n.data::json, t.data),
+    data = coalesce(n.data::json, t.data::json),
     updated_at = floor(extract(epoch FROM now()))::bigint
 FROM unnest($1::bigint[], $3::text[], $4::text[], $5::text[]) AS n (pk, state, progress, data)
 WHERE t.id = n.pk

@@ -1,7 +1,8 @@
 -- lock: everything that settling these tasks may touch, always in the same order; the first statement of its transaction.
 -- $1 bigint[] pks   $2 bigint[] those of them that may move money   $3 text lock_timeout in milliseconds
 -- $4 boolean whether channels are lowered too (profile fork)
--- locks: task rows of our platform, then users, tokens, subscriptions, channels, each in id order, until the transaction ends
+-- locks: task rows of our platform, then users, tokens, subscriptions, channels, each in id order, until the end of
+--   the transaction
 -- returns: one row, how many of each were locked
 --
 -- Each kind waits for the one before it because it reads its result: the order of CTEs alone means nothing. The
@@ -25,8 +26,9 @@ task AS MATERIALIZED (
         (t.id IN (SELECT unnest($2::bigint[]))) IS TRUE AS may_move
     FROM limits
     CROSS JOIN tasks AS t
-    LEFT JOIN LATERAL json_to_record(CASE WHEN json_typeof(t.private_data) = 'object' THEN t.private_data END)
-        AS purse (billing_source text, subscription_id bigint, token_id bigint) ON true
+    LEFT JOIN LATERAL json_to_record(
+        CASE WHEN json_typeof(t.private_data::json) = 'object' THEN t.private_data::json END
+    ) AS purse (billing_source text, subscription_id bigint, token_id bigint) ON true
     WHERE t.id = ANY(ARRAY(SELECT unnest($1::bigint[])))
         AND t.platform = 'custompass'
         AND limits.lock_timeout IS NOT NULL

@@ -1,8 +1,8 @@
 -- settle: final statuses and the money they free, exactly once; follows lock in the same transaction.
 -- $1 bigint[] pks, ascending   $2 text[] task ids   $3 bigint[] users   $4 bigint[] channels   $5 text[] models
 -- $6 text[] outcomes   $7 bigint[] charged (NULL: as reserved)   $8 text[] rules   $9 text[] price sources
--- $10 bigint[] prompt tokens   $11 bigint[] completion tokens   $12 text[] fail reasons   $13 text[] data (NULL: leave it)
--- $14 text[] evidence   $15 uuid attempt   $16 text replica
+-- $10 bigint[] prompt tokens   $11 bigint[] completion tokens   $12 text[] fail reasons
+-- $13 text[] data (NULL: leave it)   $14 text[] evidence   $15 uuid attempt   $16 text replica
 -- $17 boolean lower channels.used_quota after a failure (profile fork)   $18 boolean logs live in another database
 -- $19 boolean the gateway caches balances
 -- locks: held by lock   writes: ledger, tasks, users, tokens, subscriptions, channels, logs or outbox, watch
@@ -13,6 +13,7 @@
 WITH setting AS MATERIALIZED (
     SELECT
         floor(extract(epoch FROM now()))::bigint AS now_s,
+        -- Means nothing here; named because all profiles take the same parameters.
         $17::boolean AS lowers_channels,
         coalesce(max(o.value), 'true') = 'true' AS logs_consumption
     FROM options AS o
@@ -34,8 +35,9 @@ seen AS MATERIALIZED (
         t.id IS NOT NULL AS is_there,
         (t.id IS NOT NULL AND (t.status IS NULL OR t.status NOT IN ('SUCCESS', 'FAILURE'))) AS is_active,
         -- NULL reads as zero value, as in all gateways.
-        coalesce(t.task_id, '') = a.task_id AND coalesce(t.user_id, 0) = a.user_id AND coalesce(t.channel_id, 0) = a.channel_id
-            AS is_same,
+        coalesce(t.task_id, '') = a.task_id
+            AND coalesce(t.user_id, 0) = a.user_id
+            AND coalesce(t.channel_id, 0) = a.channel_id AS is_same,
         coalesce(l.task_id = t.task_id AND l.user_id = t.user_id, true) AS is_same_in_ledger,
         CASE
             WHEN amount.reserved < 0 THEN 'quota_negative'
@@ -68,8 +70,9 @@ seen AS MATERIALIZED (
             p.token_id,
             CASE WHEN p.billing_source = 'subscription' AND p.subscription_id > 0 THEN p.subscription_id END
                 AS subscription_id
-        FROM json_to_record(CASE WHEN json_typeof(t.private_data) = 'object' THEN t.private_data ELSE '{}'::json END)
-            AS p (billing_source text, subscription_id bigint, token_id bigint)
+        FROM json_to_record(
+            CASE WHEN json_typeof(t.private_data::json) = 'object' THEN t.private_data::json ELSE '{}'::json END
+        ) AS p (billing_source text, subscription_id bigint, token_id bigint)
     ) AS purse
     -- Unlimited tokens move too; one that is gone or somebody else's does not keep the money from its owner.
     LEFT JOIN tokens AS k ON k.id = purse.token_id AND k.id > 0 AND k.user_id = t.user_id
@@ -103,19 +106,21 @@ judged AS MATERIALIZED (
 booked AS (
     -- The key of the ledger is what makes a settlement happen once: all that follows starts from the rows of this.
     INSERT INTO poller.ledger (
-        task_pk, task_id, user_id, channel_id, token_id, subscription_id, purse, model, outcome, rule, reserved, charged, refunded,
+        task_pk, task_id, user_id, channel_id, token_id, subscription_id, purse, model, outcome, rule,
+        reserved, charged, refunded,
         price_source, prompt_tokens, completion_tokens, fail_reason, evidence, attempt, replica
     )
     SELECT
-        j.pk, j.task_id, j.user_id, j.channel_id, j.token_id, j.subscription_id, j.purse, j.model, j.outcome, j.rule, j.reserved, j.charged,
-        j.reserved - j.charged, j.price_source, j.prompt_tokens, j.completion_tokens, j.fail_reason, j.evidence,
-        $15::uuid, $16::text
+        j.pk, j.task_id, j.user_id, j.channel_id, j.token_id, j.subscription_id, j.purse, j.model, j.outcome, j.rule,
+        j.reserved, j.charged, j.reserved - j.charged,
+        j.price_source, j.prompt_tokens, j.completion_tokens, j.fail_reason, j.evidence, $15::uuid, $16::text
     FROM judged AS j
     WHERE j.is_due
     ORDER BY j.pk
     ON CONFLICT (task_pk) DO NOTHING
     RETURNING
-        task_pk, task_id, user_id, channel_id, token_id, subscription_id, purse, model, outcome, rule, reserved, charged, refunded,
+        task_pk, task_id, user_id, channel_id, token_id, subscription_id, purse, model, outcome, rule,
+        reserved, charged, refunded,
         prompt_tokens, completion_tokens, fail_reason
 ),
 written AS (
@@ -127,7 +132,7 @@ written AS (
         start_time = coalesce(nullif(t.start_time, 0), setting.now_s),
         finish_time = greatest(setting.now_s, t.start_time, t.submit_time),
         fail_reason = CASE j.outcome WHEN 'FAILURE' THEN j.fail_reason ELSE t.fail_reason END,
-        data = CASE WHEN j.is_due AND j.data IS NOT NULL THEN j.data::json ELSE t.data END,
+        data = CASE WHEN j.is_due AND j.data IS NOT NULL THEN j.data::json ELSE t.data::json END,
         updated_at = setting.now_s
     FROM judged AS j
     CROSS JOIN setting
@@ -225,7 +230,7 @@ line AS MATERIALIZED (
                 'actual_quota', b.charged, 'reason', CASE b.outcome WHEN 'FAILURE' THEN b.fail_reason ELSE b.rule END
             )
         )::text AS other,
-        -- 64 characters, the same however often it is delivered.
+        -- At most 59 of its 64 characters, and the same however often it is delivered.
         concat('poller-', replace($15::uuid::text, '-', ''), '-', b.task_pk) AS request_id
     FROM booked AS b
     JOIN tasks AS t ON t.id = b.task_pk
@@ -233,7 +238,7 @@ line AS MATERIALIZED (
     LEFT JOIN tokens AS k ON k.id = b.token_id
     CROSS JOIN setting
     CROSS JOIN LATERAL json_to_record(
-        CASE WHEN json_typeof(t.private_data) = 'object' THEN t.private_data ELSE '{}'::json END
+        CASE WHEN json_typeof(t.private_data::json) = 'object' THEN t.private_data::json ELSE '{}'::json END
     ) AS p (billing_context jsonb)
     CROSS JOIN LATERAL (
         SELECT
