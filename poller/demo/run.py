@@ -155,7 +155,7 @@ class _Daemon(NamedTuple):
 
     async def has_started(self) -> None:
         """Wait until it takes signals: before that SIGTERM ends it the hard way, as it does any program."""
-        while self.process.returncode is None and b"daemon_started" not in self.log.read_bytes()[self.said_from :]:
+        while self.process.returncode is None and b"daemon_started" not in self.log.read_bytes()[self.said_from :]:  # noqa: ASYNC110
             await anyio.sleep(0.05)
 
 

@@ -31,7 +31,7 @@ PACE = {
     "METRICS_PORT": "0",
     "LOG_FORMAT": "text",
 }
-QUICK = Lives(seed=3, shortest_s=0.2, typical_s=1.0, longest_s=4.0)
+QUICK = Lives(seed=3, shortest_s=0.2, typical_s=0.6, longest_s=2.0)
 
 
 def clean_environment() -> dict[str, str]:

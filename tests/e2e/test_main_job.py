@@ -35,7 +35,7 @@ from tests.e2e.harness import (
 async def test_three_daemons_settle_every_task_exactly_once_under_random_troubles(
     make_database: MakeDatabase, profile_name: str, tmp_path: Path
 ) -> None:
-    tasks = 5000 if profile_name == "main" else 1000
+    tasks = 5000 if profile_name == "main" else 500
     troubles = Trouble(
         failing=0.1, babbling=0.05, absent=0.05, unknown_word=0.05, doubled=0.05, strange=0.05, slow_s=0.2
     )
@@ -59,7 +59,7 @@ async def all_settled(dsn: str, tasks: int) -> bool:
 async def test_twenty_kills_in_the_midst_of_settling_change_no_sum(
     make_database: MakeDatabase, profile_name: str, tmp_path: Path
 ) -> None:
-    tasks, kills = 3000, 20 if profile_name == "main" else 5
+    tasks, kills, hits_wanted = (3000, 20, 10) if profile_name == "main" else (1000, 3, 1)
     simulator = Simulator(lives=Lives(seed=5, shortest_s=0.0, typical_s=0.01, longest_s=0.05))
     chance = random.Random(11)
     dsn = await make_database(profile_name, migrated=False)
@@ -78,7 +78,7 @@ async def test_twenty_kills_in_the_midst_of_settling_change_no_sum(
             hits += before < await settled(dsn) < tasks
             if await settled(dsn) >= tasks:
                 break
-        assert hits >= 3, "no kill met a daemon that was settling"
+        assert hits >= hits_wanted, "too few kills met a daemon that was settling"
         last = Daemon(dsn, tmp_path / "last.log", settings)
         with ending(last):
             await until(lambda: all_settled(dsn, tasks))

@@ -305,8 +305,12 @@ async def test_killed_backends_neither_lose_nor_double_any_refund(site, seed):
                 with contextlib.suppress(DatabaseAway):
                     await site.store.settle([failed(task) for task in chance.sample(tasks, 4)])
             stop.set()
-        remaining = await site.tasks(channel)
-        await site.store.settle([failed(task) for task in remaining])
+        # Connections that were killed while nobody used them may still be in the pool.
+        is_quiet = False
+        while not is_quiet:
+            with contextlib.suppress(DatabaseAway):
+                await site.store.settle([failed(task) for task in await site.tasks(channel)])
+                is_quiet = not await site.tasks(channel)
     assert await site.tasks(channel) == []
     assert len(await site.gateway.ledger()) == len(tasks)
     assert [(await site.gateway.balance(user))[0] for user in owners] == [1200] * 3
