@@ -18,6 +18,7 @@ and make the bill right. ::
 ``core.decide``        the whole law of a task's fate, in one pure function
 ``core.pricing``       what a success costs, by the arithmetic of the gateway that charged it
 ``postgres.settle``    the transaction in which money moves; the SQL itself is in ``postgres/sql/<profile>/settle.sql``
+``deliver``            what settling left in the outbox, handed to the log database and the cache of the gateway
 ``vigil``              what is watched beside the lanes: the queue, and a second writer
 ``daemon``, ``wiring``  opens, wires, supervises, drains, aborts
 =====================  ==============================================================================================
@@ -51,8 +52,9 @@ Printed from ``core.states``; a move that is not here does not exist. Each profi
 Which way imports point
 -----------------------
 ``core`` and ``upstream.wire`` know the standard library and each other (wire also msgspec): no I/O, no clock, no
-chance. The adapters ``upstream``, ``postgres`` and ``ops`` know core and errors, never one another. The loops on this
-level own the narrow ports they need. Only ``daemon`` with ``wiring``, ``cli`` and ``demo`` wire adapters to loops.
+chance. The adapters ``upstream``, ``postgres``, ``cache`` and ``ops`` know core and errors, never one another. The
+loops on this level own the narrow ports they need. Only ``daemon`` with ``wiring``, ``cli`` and ``demo`` wire adapters
+to loops.
 ``tests/test_architecture.py`` holds all of this.
 
 Words
@@ -65,7 +67,7 @@ decision        ``Keep``, ``Advance``, ``Settle``, ``GiveUp``
 settle          final status and money, once; reserved = charged + refunded, all integers
 retry, defer    the same request again, in memory; ask again on a later pass
 pass            one walk over a lane
-quarantine      kept for a person: nothing is asked, no money moves
+quarantine      kept for a person: not asked about any more, until somebody requeues or resolves it
 drain, abort    finish what was asked and stop; stop now
 """
 

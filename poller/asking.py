@@ -11,7 +11,7 @@ from typing import Protocol
 
 import anyio
 
-from poller.core.batches import Batch
+from poller.core.batches import Batch, BatchSize
 from poller.core.breaker import Breaker
 from poller.core.concurrency import Adaptive, RetryBudget
 from poller.core.model import Answer, Channel, Route
@@ -19,6 +19,14 @@ from poller.errors import AskFailed, AskReason
 from poller.gate import Gate
 
 _PUSH_BACK = frozenset({AskReason.RATE_LIMITED, AskReason.TIMEOUT})
+_UNSENT = frozenset({AskReason.BAD_REQUEST_PARTS, AskReason.CIRCUIT_OPEN})
+_PASSING = frozenset({408, 425})
+_SPLITS = 16
+"""Splits of refused batches without a good answer in between: enough to find a bad id in 1 000, far too few for a storm
+against an upstream that refuses everything."""
+_LONGEST_HOLD_S = 300.0
+_NEARLY_S = 0.002
+"""Timers may fire early by as much."""
 
 
 class Upstream(Protocol):
@@ -32,7 +40,9 @@ class Upstream(Protocol):
 class Recorder(Protocol):
     """Who counts and logs requests."""
 
-    def asked(self, channel_id: int, model: str, count: int, duration_s: float, reason: AskReason | None) -> None: ...
+    def asked(
+        self, channel_id: int, model: str, count: int, duration_s: float, reason: AskReason | None, detail: str = ""
+    ) -> None: ...
 
     def breaker(self, channel_id: int, state: str) -> None: ...
 
@@ -44,7 +54,7 @@ Retrying = Callable[..., Awaitable[Answer]]
 
 
 class Asker:
-    """One lane's way to its upstream. The client is opened at the first ask, and anew when its set-up changes."""
+    """One lane's way to its upstream. The client is opened at the first ask."""
 
     def __init__(
         self,
@@ -55,10 +65,13 @@ class Asker:
         open_client: Callable[[Channel], Upstream],
         retrying: Retrying,
         max_in_flight: int,
+        batch_size: int,
     ) -> None:
         self.breaker = Breaker()
         self.has_news = False
-        """The breaker's state changed since somebody last saved it."""
+        """The breaker, the wait or the limit changed since somebody last saved them."""
+        self.size = BatchSize(batch_size)
+        self.splits_left = _SPLITS
         self._channel_id = channel_id
         self._gate = gate
         self._recorder = recorder
@@ -69,8 +82,7 @@ class Asker:
         self._limiter = anyio.CapacityLimiter(self._adaptive.limit)
         self._not_before = 0.0
         self._client: Upstream | None = None
-        self._client_of: tuple[object, ...] = ()
-        self.is_stopping = False
+        self._stopping = anyio.Event()
 
     @property
     def limit(self) -> int:
@@ -80,12 +92,17 @@ class Asker:
     def hold_s(self) -> float:
         """Seconds until upstream may be asked again: the breaker's wait, or what upstream asked for; 0 when now."""
         until = max(self._not_before, self.breaker.open_until_s if self.breaker.state == "open" else 0.0)
-        return max(0.0, until - anyio.current_time())
+        left_s = until - anyio.current_time()
+        return left_s if left_s > _NEARLY_S else 0.0
 
     @property
     def is_probing(self) -> bool:
-        """The next ask is a probe: it goes alone."""
+        """The next ask is a probe: it goes alone, and no other ask starts before it ends."""
         return self.breaker.state != "closed"
+
+    def stop(self) -> None:
+        """Begin nothing new: what is in flight ends, what waits for its next try is given up."""
+        self._stopping.set()
 
     def forgive(self) -> None:
         """A person asked for a poll now: whatever the wait was, the next ask is a probe."""
@@ -98,68 +115,115 @@ class Asker:
             self._set(self.breaker.probing())
 
     def restore(self, state: str, hold_s: float, failures: int) -> None:
-        """Take over the breaker as an earlier holder of the lane left it."""
-        if state != "closed":
-            self.breaker = Breaker.restored(failures, anyio.current_time() + hold_s)
+        """Take over the breaker and the wait as an earlier holder of the lane left them."""
+        until = anyio.current_time() + min(hold_s, _LONGEST_HOLD_S)
+        if state == "closed":
+            self._not_before = until
+        else:
+            self.breaker = Breaker.restored(failures, until)
+            self._recorder.breaker(self._channel_id, self.breaker.state)
 
-    async def ask(self, channel: Channel, batch: Batch) -> Answer:
-        """Ask about one batch, retries included. Raises AskFailed; whatever it was, the batch stays open."""
+    async def ask(
+        self,
+        channel: Channel,
+        batch: Batch,
+        *,
+        is_probe: bool = False,
+        is_excused: Callable[[AskFailed], bool] = lambda failed: False,
+    ) -> Answer:
+        """Ask about one batch, retries included. Raises AskFailed; whatever it was, the batch stays open.
+
+        *is_probe*: this is the one ask that an open breaker lets through; it is not retried. *is_excused* tells the
+        failures that say nothing against upstream, because the same ids will be asked about in another way at once.
+        """
         self._budget.request()
         ids = list(batch.tasks)
 
         async def once() -> Answer:
-            return await self._exchange(channel, batch.route, ids)
+            return await self._exchange(channel, batch.route, ids, is_probe)
+
+        def may_retry() -> bool:
+            return not (is_probe or self._stopping.is_set()) and self._budget.may_retry()
 
         try:
-            answer = await self._retrying(once, may_retry=self._may_retry)
+            answer = await self._retrying(once, may_retry=may_retry, sleep=self._sleep)
         except AskFailed as failed:
-            if failed.retry_after_s:
-                self._not_before = max(self._not_before, anyio.current_time() + failed.retry_after_s)
-            if not (failed.is_batch_fault and len(ids) > 1):
-                self._set(self.breaker.failed(anyio.current_time()))
+            self._learn(failed, batch, is_excused(failed))
             raise
         self._set(self.breaker.succeeded())
+        self.size.answered(len(ids))
+        self.allow_split()
         return answer
 
-    async def _exchange(self, channel: Channel, route: Route, ids: Sequence[str]) -> Answer:
+    def allow_split(self) -> None:
+        """One more batch may be split: after every good answer, and at the start of a pass."""
+        self.splits_left = min(_SPLITS, self.splits_left + 1)
+
+    def _learn(self, failed: AskFailed, batch: Batch, is_excused: bool) -> None:
+        """What a failure says about upstream. A refusal of this very request says that upstream is there."""
+        reason, status = failed.reason, failed.http_status
+        if reason is AskReason.TIMEOUT:
+            self.size.timed_out(len(batch.tasks))
+        if reason in _UNSENT:
+            return
+        is_about_client = reason is AskReason.AUTH and batch.route.client_token is not None
+        is_about_request = reason is AskReason.CLIENT_ERROR and status not in _PASSING
+        if is_excused or is_about_client or is_about_request:
+            if self.breaker.state == "half_open":
+                self._set(self.breaker.succeeded())
+        else:
+            self._set(self.breaker.failed(anyio.current_time()))
+
+    async def _exchange(self, channel: Channel, route: Route, ids: Sequence[str], is_probe: bool) -> Answer:
         """One exchange in one slot; its time is what the adaptive limit learns from, retries and waits left out."""
         async with self._limiter, self._gate.slot(self._channel_id) as slot:
-            client = await self._client_for(channel)
+            if self._stopping.is_set():
+                raise AskFailed(AskReason.CIRCUIT_OPEN, "the lane stops")
+            if self.hold_s() > 0 or (self.is_probing and not is_probe):
+                # Since this ask began, others have failed or were told to wait.
+                failure = AskFailed(AskReason.CIRCUIT_OPEN, "upstream is left alone for now")
+                self._say(route, ids, anyio.current_time(), failure)
+                raise failure
+            if self._client is None:
+                self._client = self._open_client(channel)
             was_full = self._limiter.borrowed_tokens >= self._adaptive.limit
             began_at = anyio.current_time()
-            reason: AskReason | None = None
             try:
-                answer = await client.ask(channel, route, ids)
-                self._adaptive.answered(anyio.current_time() - began_at, was_full)
-                return answer
+                answer = await self._client.ask(channel, route, ids)
             except AskFailed as failed:
-                reason = failed.reason
-                slot.timed_out = reason is AskReason.TIMEOUT
-                if reason in _PUSH_BACK:
+                slot.timed_out = failed.reason is AskReason.TIMEOUT
+                if failed.reason in _PUSH_BACK:
                     self._adaptive.pushed_back()
+                if failed.retry_after_s:
+                    # At once and for the whole lane: nobody else shall ask while this ask waits for its next try.
+                    self._not_before = max(self._not_before, anyio.current_time() + failed.retry_after_s)
+                    self.has_news = True
+                self._say(route, ids, began_at, failed)
                 raise
-            finally:
-                took_s = anyio.current_time() - began_at
-                self._recorder.asked(self._channel_id, route.model, len(ids), took_s, reason)
-                if self._limiter.total_tokens != self._adaptive.limit:
-                    self._limiter.total_tokens = self._adaptive.limit
-                    self._recorder.concurrency(self._channel_id, self._adaptive.limit)
+            self._adaptive.answered(anyio.current_time() - began_at, was_full)
+            self._say(route, ids, began_at, None)
+            return answer
 
-    def _may_retry(self) -> bool:
-        return not self.is_stopping and self._budget.may_retry()
+    def _say(self, route: Route, ids: Sequence[str], began_at: float, failed: AskFailed | None) -> None:
+        """Have one exchange counted, and follow the limit that was learnt from it."""
+        took_s = anyio.current_time() - began_at
+        reason, detail = (failed.reason, failed.detail) if failed else (None, "")
+        self._recorder.asked(self._channel_id, route.model, len(ids), took_s, reason, detail)
+        if self._limiter.total_tokens != self._adaptive.limit:
+            self._limiter.total_tokens = self._adaptive.limit
+            self._recorder.concurrency(self._channel_id, self._adaptive.limit)
+            self.has_news = True
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait before a retry; a lane that stops does not sit it out."""
+        with anyio.move_on_after(seconds):
+            await self._stopping.wait()
 
     def _set(self, breaker: Breaker) -> None:
         if breaker.state != self.breaker.state:
             self.has_news = True
             self._recorder.breaker(self._channel_id, breaker.state)
         self.breaker = breaker
-
-    async def _client_for(self, channel: Channel) -> Upstream:
-        wanted = (channel.proxy, channel.timeout_s)
-        if self._client is None or self._client_of != wanted:
-            await self.close()
-            self._client, self._client_of = self._open_client(channel), wanted
-        return self._client
 
     async def close(self) -> None:
         """Close the connections."""

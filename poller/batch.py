@@ -34,6 +34,7 @@ from poller.core.model import (
 )
 from poller.core.passes import PassCounts
 from poller.core.pricing import PriceBook
+from poller.core.ratios import is_plausible
 from poller.crashpoints import reach
 
 _FAILED_WITHOUT_WORDS = "upstream reported failure without a reason"
@@ -53,6 +54,8 @@ class Tasks(Protocol):
     async def advance(self, changes: Sequence[tuple[Task, Advance]]) -> int: ...
 
     async def remember(self, channel_id: int, sightings: Mapping[int, int]) -> None: ...
+
+    async def remember_keys(self, channel_id: int, digests: Mapping[int, tuple[str, str]]) -> None: ...
 
     async def quarantine(self, entries: Sequence[tuple[Task, str, str]]) -> int: ...
 
@@ -104,11 +107,13 @@ class Bench:
         policy: Policy,
         is_triggered: bool,
         counts: PassCounts,
+        lessons: Mapping[int, str],
     ) -> None:
         """Decide on every task of *batch* and write the decisions; an id without a report counts as not answered.
 
-        *now_s* is the database's time at which the batch was asked. Raises Defer when the database is away: what was
-        not written then is still open, and due on the next pass.
+        *now_s* is the database's time at which the batch was asked. *lessons*: digests of the key to ask with next
+        time, by pk, as far as they are news. Raises Defer when the database is away: what was not written then is still
+        open, and due on the next pass.
         """
         judged = self._judge(channel, batch, reports, now_s, policy, is_triggered, counts)
         reach("batch.judged")
@@ -123,6 +128,8 @@ class Bench:
         if judged.sightings:
             await self._tasks.remember(channel.id, judged.sightings)
             reach("batch.remembered")
+        if lessons:
+            await self._tasks.remember_keys(channel.id, _of_open_tasks(lessons, batch, judged))
         if judged.holds:
             counts.quarantined += await self._tasks.quarantine(judged.holds)
             reach("batch.held")
@@ -148,6 +155,8 @@ class Bench:
         odd: dict[str, int] = {}
         for upstream_id, rows in batch.tasks.items():
             report = reports.get(upstream_id, NO_ANSWER)
+            if len(rows) > 1 and len({task.user_id for task in rows}) > 1:
+                odd["id_of_two_users"] = odd.get("id_of_two_users", 0) + 1
             for task in rows:
                 decision = decide(task, report, now_s, policy, is_triggered=is_triggered)
                 if type(decision) is Keep:
@@ -188,7 +197,12 @@ class Bench:
                 settlements.append(_failed(task, settle, report))
             else:
                 assert book is not None
-                settlements.append(self._priced(channel, task, settle, report, book, groups.get(task.user_id)))
+                priced = self._priced(channel, task, settle, report, book, groups.get(task.user_id))
+                if priced.charged is None or is_plausible(priced.charged, task.reserved):
+                    settlements.append(priced)
+                else:
+                    said = f"usage comes to {priced.charged} where {task.reserved} was reserved"
+                    judged.holds.append((task, "charge_implausible", f"{said}; {priced.evidence}"))
         started_s = anyio.current_time()
         fates = await self._tasks.settle(settlements)
         duration_s = anyio.current_time() - started_s
@@ -232,6 +246,14 @@ class Bench:
             evidence=evidence.evidence_of(report),
             finished_s=settle.finished_s,
         )
+
+
+def _of_open_tasks(lessons: Mapping[int, str], batch: Batch, judged: _Judged) -> dict[int, tuple[str, str]]:
+    """Task id and digest by pk, for those tasks that will be asked about again."""
+    over = {task.pk for task, _, _ in (*judged.settles, *judged.refunds)}
+    return {
+        task.pk: (task.task_id, lessons[task.pk]) for task in batch.rows() if task.pk in lessons and task.pk not in over
+    }
 
 
 _COUNTED_NOTES = frozenset({"unpriced", "unusable_usage", "group_ratio_missing"})

@@ -21,9 +21,10 @@ from poller.ops.recorder import Recorder
 from poller.settings import Settings, environment
 from poller.supervise import beat, supervised, unfolded
 from poller.vigil import Vigil
-from poller.wiring import Parts, open_parts, replica_id, rules, tools
+from poller.wiring import Parts, make_auditor, open_parts, replica_id, rules, tools
 
 _ONE_SHOT_PATIENCE_S = 10.0
+_LAST_DELIVERY_S = 10.0
 _BACKOFF_FIRST_S, _BACKOFF_LAST_S = 0.5, 15.0
 
 
@@ -92,6 +93,7 @@ class Daemon:
         vigil = Vigil(
             parts.watchman,
             parts.leases,
+            make_auditor(settings, parts, self._replica),
             recorder,
             parts.database.sizes,
             pace_s=min(15.0, settings.poll_interval_s),
@@ -102,6 +104,10 @@ class Daemon:
         async with anyio.create_task_group() as group:
             group.start_soon(supervised, "queue", vigil.look, recorder)
             group.start_soon(supervised, "second_writer", vigil.guard, recorder)
+            group.start_soon(supervised, "outbox", parts.deliveries.look, recorder)
+            for loop in parts.deliveries.loops:
+                group.start_soon(supervised, f"deliver_{loop.kind}", loop.turn, recorder)
+            group.start_soon(supervised, "audit", vigil.audit, recorder)
             await fleet.run()
 
     async def _signals(self, group: TaskGroup, *, task_status: TaskStatus[None]) -> None:
@@ -149,7 +155,12 @@ async def _one_shot(settings: Settings, recorder: Recorder, *, is_dry: bool) -> 
             )
             recorder.event("info", "rehearsal_ended", would_settle=rehearsal.settled)
             return 0
-        done = await once(parts.leases, lambda channel_id: Lane(channel_id, ruled, fitted), settings.lease_ttl_s / 3)
+        try:
+            done = await once(
+                parts.leases, lambda channel_id: Lane(channel_id, ruled, fitted), settings.lease_ttl_s / 3
+            )
+        finally:
+            await parts.deliveries.drain(_LAST_DELIVERY_S)
         recorder.event(
             "info",
             "pass_ended",

@@ -69,6 +69,14 @@ class DatabaseAway(Defer):
         self.reason = reason
 
 
+class CacheAway(Defer):
+    """The gateway's cache cannot be reached, and nothing was changed in it. *reason* is one word for a label."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"cache: {reason}")
+        self.reason = reason
+
+
 # -- skip ------------------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup
 
-from poller.core.schedule import backoff_s
+from poller.core.schedule import backoff_s, next_pass_in_s
 from poller.crashpoints import reach
 from poller.errors import Defer, PollerError
 from poller.lane import Lane
@@ -183,7 +183,8 @@ class Fleet:
             held = self._held[channel_id]
             held.lane.set_flags(is_paused=state.is_paused or beat.is_all_paused, has_work=state.has_work)
             triggered_s = state.triggered_at_s or 0.0
-            if triggered_s > max(held.seen_trigger_s, state.pass_started_at_s or 0.0):
+            # Not "later than the last one seen": the database's clock may have been set back since.
+            if triggered_s != held.seen_trigger_s and triggered_s > (state.pass_started_at_s or 0.0):
                 held.seen_trigger_s = triggered_s
                 held.lane.trigger()
         busy = [channel_id for channel_id, state in states.items() if state.has_work]
@@ -195,8 +196,7 @@ class Fleet:
 
     def _take(self, state: LaneState, group: TaskGroup) -> None:
         lane = self._open_lane(state.channel_id)
-        if state.pass_started_at_s is not None:
-            lane.set_due(max(0.0, state.pass_started_at_s + self._interval_s - state.now_s))
+        lane.set_due(next_pass_in_s(state.pass_started_at_s, self._interval_s, state.now_s))
         if (wait_s := self._start_at - anyio.current_time()) > 0:
             lane.set_due(wait_s)
         lane.asker.restore(
@@ -222,7 +222,7 @@ class Fleet:
                         self._recorder.event(
                             "error", "lane_failed", channel_id=lane.channel_id, retry_in=delay_s, **said
                         )
-                        await anyio.sleep(delay_s)
+                        await lane.wait_out(delay_s)
             if not self._is_draining and not held.scope.cancelled_caught:
                 await self._hand_back(lane.channel_id)
         finally:

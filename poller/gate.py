@@ -38,11 +38,15 @@ class Gate:
     def leave(self, lane: int) -> None:
         """Take *lane* out of the sharing; requests that still run keep their slots until they end."""
         self._slots.leave(lane)
+        self._waiting.pop(lane, None)
         self._pump()
 
     @contextlib.asynccontextmanager
     async def slot(self, lane: int) -> AsyncIterator[Slot]:
-        """Wait for a slot of *lane*, and hold it for the length of the block."""
+        """Wait for a slot of *lane*, and hold it for the length of the block. Raises ValueError unless it has joined.
+
+        The lane leaves only when nobody waits here any more.
+        """
         await self._enter(lane)
         slot = Slot()
         try:
@@ -52,10 +56,10 @@ class Gate:
             self._pump()
 
     async def _enter(self, lane: int) -> None:
+        self._slots.want(lane)
         turn = anyio.Event()
         queue = self._waiting.setdefault(lane, deque())
         queue.append(turn)
-        self._slots.want(lane)
         self._pump()
         try:
             await turn.wait()

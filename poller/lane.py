@@ -34,7 +34,7 @@ class Leases(Protocol):
     async def end_pass(self, channel_id: int, counts: dict[str, Any]) -> None: ...
 
     async def save_breaker(
-        self, channel_id: int, state: str, until_in_s: float, failures: int, concurrency: int
+        self, channel_id: int, state: str, until_in_s: float | None, failures: int, concurrency: int
     ) -> None: ...
 
 
@@ -58,6 +58,7 @@ class Lane:
         self.is_paused = False
         self.has_work = True
         self.last_counts = PassCounts()
+        self.refusals: dict[int, int] = {}
         self.asker = Asker(
             channel_id,
             gate=tools.gate,
@@ -65,6 +66,7 @@ class Lane:
             open_client=tools.open_client,
             retrying=tools.retrying,
             max_in_flight=rules.max_in_flight,
+            batch_size=rules.batch_size,
         )
         self._rules = rules
         self._tools = tools
@@ -78,7 +80,8 @@ class Lane:
 
     def leave(self) -> None:
         """Take nothing new; ``run`` returns once what was asked is settled."""
-        self._is_leaving = self.asker.is_stopping = True
+        self._is_leaving = True
+        self.asker.stop()
         self._wake.set()
 
     def trigger(self) -> None:
@@ -123,7 +126,7 @@ class Lane:
                         "warning", "pass_deferred", channel_id=self.channel_id, reason=str(away), retry_in=delay_s
                     )
                     self._due_at = anyio.current_time()
-                    await self._wait_out(delay_s)
+                    await self.wait_out(delay_s)
         finally:
             self._tools.gate.leave(self.channel_id)
             await self.asker.close()
@@ -140,8 +143,8 @@ class Lane:
                 await self._wake.wait()
         self._wake = anyio.Event()
 
-    async def _wait_out(self, seconds: float) -> None:
-        """A delay that only a stop cuts short."""
+    async def wait_out(self, seconds: float) -> None:
+        """A delay that only a stop or a pause cuts short."""
         give_up = anyio.current_time() + seconds
         while not self.must_stop and (left := give_up - anyio.current_time()) > 0:
             await self._wait(left)
@@ -162,6 +165,7 @@ class Lane:
             await walk.run()
         finally:
             self._tools.gate.leave(self.channel_id)
+        await self.save_breaker()
         self.last_counts = walk.counts
         self._tools.recorder.passed(self.channel_id, walk.counts, anyio.current_time() - started_at)
         await self._tools.leases.end_pass(self.channel_id, dataclasses.asdict(walk.counts))
@@ -170,14 +174,15 @@ class Lane:
 
     async def wait_for_upstream(self) -> None:
         """Wait until upstream may be asked again; a trigger, a pause or a stop ends the wait."""
-        await self._save_breaker()
+        await self.save_breaker()
         while not self.must_stop and (hold_s := self.asker.hold_s()) > 0:
             await self._wait(hold_s)
 
-    async def _save_breaker(self) -> None:
+    async def save_breaker(self) -> None:
+        """Keep breaker, wait and limit for whoever holds the lane next, when there is something new about them."""
         if self.asker.has_news:
             self.asker.has_news = False
             breaker = self.asker.breaker
             await self._tools.leases.save_breaker(
-                self.channel_id, breaker.state, self.asker.hold_s(), breaker.failures, self.asker.limit
+                self.channel_id, breaker.state, self.asker.hold_s() or None, breaker.failures, self.asker.limit
             )

@@ -21,6 +21,8 @@ class Source(Protocol):
 
     async def page(self, channel_id: int, after_pk: int, limit: int) -> Page: ...
 
+    async def last_pk(self, channel_id: int) -> int: ...
+
     async def channel(self, channel_id: int) -> Channel | None: ...
 
     async def prices(self) -> PriceBook: ...
@@ -94,6 +96,10 @@ class Rehearsal:
         """As the source has it."""
         return await self._source.page(channel_id, after_pk, limit)
 
+    async def last_pk(self, channel_id: int) -> int:
+        """As the source has it."""
+        return await self._source.last_pk(channel_id)
+
     async def channel(self, channel_id: int) -> Channel | None:
         """As the source has it."""
         return await self._source.channel(channel_id)
@@ -129,6 +135,9 @@ class Rehearsal:
     async def remember(self, channel_id: int, sightings: Mapping[int, int]) -> None:
         """Nothing: a rehearsal leaves no notes."""
 
+    async def remember_keys(self, channel_id: int, digests: Mapping[int, tuple[str, str]]) -> None:
+        """Nothing, likewise."""
+
     async def quarantine(self, entries: Sequence[tuple[Task, str, str]]) -> int:
         """Print each task that would be kept for a person."""
         for task, reason, _ in entries:
@@ -155,7 +164,7 @@ class NoLeases:
         """Nothing is kept."""
 
     async def save_breaker(
-        self, channel_id: int, state: str, until_in_s: float, failures: int, concurrency: int
+        self, channel_id: int, state: str, until_in_s: float | None, failures: int, concurrency: int
     ) -> None:
         """Nothing is kept."""
 

@@ -19,10 +19,10 @@ from poller.settings_values import (
     Flag,
     HeaderName,
     Hidden,
-    HiddenUrl,
     Host,
     Numbers,
     Proxy,
+    RedisUrl,
     Seconds,
     UrlPath,
     Words,
@@ -63,8 +63,8 @@ class Settings:
     """The effective configuration; its fields in the order of the annotated file. ``*_s`` are seconds."""
 
     sql_dsn: Dsn = _setting(None, "SQL_DSN DATABASE_URL", "the gateway's PostgreSQL; required")
-    log_sql_dsn: HiddenUrl = _setting(None, "LOG_SQL_DSN", "the gateway's log database, when it is another one")
-    redis_conn_string: HiddenUrl = _setting(None, "REDIS_CONN_STRING", "the gateway's cache; unset: not adjusted")
+    log_sql_dsn: Dsn = _setting(None, "LOG_SQL_DSN", "the gateway's log database, when it is another one")
+    redis_conn_string: RedisUrl = _setting(None, "REDIS_CONN_STRING", "the gateway's cache; unset: not adjusted")
     crypto_secret: Hidden = _setting(None, "CRYPTO_SECRET", "the gateway's secret, needed for its cache only")
     schema: Schema = _setting("auto", "CUSTOM_PASS_SCHEMA", "the gateway variant; auto looks at the tables")
     db_max_open_conns: Count = _setting(
@@ -156,6 +156,11 @@ class Settings:
 
     notify: Mapping[str, str] = Field(default_factory=dict)
     """What systemd put into the environment; no setting of its own."""
+
+    @property
+    def logs_elsewhere(self) -> bool:
+        """Whether the gateway keeps its logs in another database than its tasks."""
+        return self.log_sql_dsn is not None and self.log_sql_dsn != self.sql_dsn
 
     @property
     def status_words(self) -> StatusWords:

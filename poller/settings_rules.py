@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import ssl
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -49,7 +50,7 @@ def cross_faults(
     settings: Settings, given: Mapping[str, Given], faulty: set[str], *, needs_database: bool
 ) -> list[str]:
     """What is wrong only in the light of another setting, of a file, or because nothing is set at all."""
-    found = not_served(settings, given)
+    found: list[str] = []
     if needs_database and settings.sql_dsn is None and not faulty & {"SQL_DSN", CONFIG_FILE}:
         found.append(
             "SQL_DSN (not set): the gateway's database is needed; expected postgres://USER:PASSWORD@HOST:5432/DATABASE"
@@ -61,22 +62,6 @@ def cross_faults(
 def cross_warnings(settings: Settings, given: Mapping[str, Given], faulty: set[str]) -> list[str]:
     """What is allowed and hardly meant."""
     return _broken(_WARNINGS, settings, given, faulty)
-
-
-def not_served(settings: Settings, given: Mapping[str, Given]) -> list[str]:
-    """Settings of gateways that this version refuses rather than ignores, because money would look wrong."""
-    found = []
-    if settings.log_sql_dsn is not None:
-        found.append(
-            f"LOG_SQL_DSN ({given['LOG_SQL_DSN'].origin}): this version writes log rows only to the main"
-            " database; expected to be unset"
-        )
-    if settings.redis_conn_string is not None:
-        found.append(
-            f"REDIS_CONN_STRING ({given['REDIS_CONN_STRING'].origin}): this version does not adjust the"
-            " gateway's cache; expected to be unset"
-        )
-    return found
 
 
 def _broken(rules: tuple[_Rule, ...], settings: Settings, given: Mapping[str, Given], faulty: set[str]) -> list[str]:
@@ -109,6 +94,11 @@ def _ca_trouble(settings: Settings) -> str:
 
 _FAULTS = (
     _Rule(
+        ("REDIS_CONN_STRING",),
+        lambda settings: settings.redis_conn_string is not None and importlib.util.find_spec("redis") is None,
+        lambda settings: "the package redis is missing; install custompass-poller[redis], or unset it",
+    ),
+    _Rule(
         ("CUSTOM_PASS_STATUS_SUCCESS", "CUSTOM_PASS_STATUS_FAILED", "CUSTOM_PASS_STATUS_PROCESSING"),
         lambda settings: bool(_words_trouble(settings)),
         _words_trouble,
@@ -126,6 +116,11 @@ _FAULTS = (
 )
 
 _WARNINGS = (
+    _Rule(
+        ("REDIS_CONN_STRING", "CRYPTO_SECRET"),
+        lambda settings: settings.redis_conn_string is not None and settings.crypto_secret is None,
+        lambda settings: "without CRYPTO_SECRET only users' cached balances are adjusted, tokens' are not",
+    ),
     _Rule(
         ("CUSTOM_PASS_DB_MAX_IDLE_CONNS", "CUSTOM_PASS_DB_MAX_OPEN_CONNS"),
         lambda settings: settings.db_max_idle_conns > settings.db_max_open_conns,

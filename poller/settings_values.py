@@ -160,6 +160,17 @@ def postgres_dsn(raw: object) -> Secret | None:
     return found
 
 
+def redis_url(raw: object) -> Secret | None:
+    """Address of a Redis server."""
+    found = secret(raw)
+    if found is None:
+        return None
+    if not found.reveal().startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("is not a Redis URL")
+    _check_port(found.reveal())
+    return found
+
+
 def proxy(raw: object) -> Secret | None:
     """Address of an HTTP proxy; without a scheme it is ``http://``."""
     found = secret(raw)
@@ -201,11 +212,15 @@ HeaderName = Annotated[str, BeforeValidator(header_name), Expected("a header nam
 Host = Annotated[str, BeforeValidator(host), Expected("an address such as 0.0.0.0, 127.0.0.1 or ::")]
 UrlPath = Annotated[str, BeforeValidator(url_path), Expected("a path such as /metrics")]
 Hidden = Annotated[Secret | None, BeforeValidator(secret), Expected("text on one line", "secret")]
-HiddenUrl = Annotated[Secret | None, BeforeValidator(secret), Expected("a URL", "url")]
 Dsn = Annotated[
     Secret | None,
     BeforeValidator(postgres_dsn),
     Expected("postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=…", "url"),
+]
+RedisUrl = Annotated[
+    Secret | None,
+    BeforeValidator(redis_url),
+    Expected("redis://USER:PASSWORD@HOST:6379/0, rediss://… or unix://…", "url"),
 ]
 Proxy = Annotated[Secret | None, BeforeValidator(proxy), Expected("http://HOST:PORT or https://HOST:PORT", "url")]
 

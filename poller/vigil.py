@@ -1,4 +1,4 @@
-"""What is watched beside the lanes: the size of the queue, and somebody else finishing our tasks."""
+"""What is watched beside the lanes: the queue, somebody else finishing our tasks, and money that has moved again."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ _OVERLAP_S = 60.0
 _REMEMBERED = 100_000
 _NAMED = 10
 """Rows named in one line of log."""
+_CATCH_UP_S = 0.5
+"""Between two looks of the audit while more settlements wait for one."""
 
 
 class Queue(Protocol):
@@ -44,6 +46,35 @@ class Leases(Protocol):
     async def pause(self, channel_id: int | None, reason: str) -> object: ...
 
 
+class Drift(Protocol):
+    """A settlement that the gateway's tables contradict."""
+
+    @property
+    def task_pk(self) -> int: ...
+
+    @property
+    def kind(self) -> str: ...
+
+
+class Audit(Protocol):
+    """What one look at recent settlements came to."""
+
+    @property
+    def drift_quota(self) -> int: ...
+
+    @property
+    def fresh(self) -> Sequence[Drift]: ...
+
+    @property
+    def is_behind(self) -> bool: ...
+
+
+class Auditor(Protocol):
+    """Who looks at recent settlements."""
+
+    async def look(self) -> Audit: ...
+
+
 class Recorder(Protocol):
     """Who counts and logs what was seen."""
 
@@ -55,9 +86,12 @@ class Recorder(Protocol):
 
     def second_writer(self, channel_id: int, task_pks: Sequence[int]) -> None: ...
 
+    def drift(self, quota: int, fresh: Sequence[tuple[int, str]]) -> None: ...
+
 
 class Vigil:
-    """Two turns for ``supervised``: ``look`` refreshes the gauges, ``guard`` searches for a second writer.
+    """Three turns for ``supervised``: ``look`` refreshes the gauges, ``guard`` searches for a second writer, ``audit``
+    compares recent settlements with what the gateway's tables say of them now.
 
     Where a gateway still polls, it refunds outside our guard. Its finals have no row in our ledger: the first one is
     said with the remedy. *stops_channels* (profile ``fork``, whose poller pays before it writes) also pauses the
@@ -68,6 +102,7 @@ class Vigil:
         self,
         watchman: Watchman,
         leases: Leases,
+        auditor: Auditor,
         recorder: Recorder,
         sizes: Callable[[], dict[str, int]],
         *,
@@ -76,6 +111,7 @@ class Vigil:
     ) -> None:
         self._watchman = watchman
         self._leases = leases
+        self._auditor = auditor
         self._recorder = recorder
         self._sizes = sizes
         self._pace_s = pace_s
@@ -111,3 +147,9 @@ class Vigil:
             self._said.clear()
         self._from_s = max(self._since_s, now_s - self._pace_s - _OVERLAP_S)
         return self._pace_s
+
+    async def audit(self) -> float:
+        """Show the drift that lasts, and tell of the fresh."""
+        audit = await self._auditor.look()
+        self._recorder.drift(audit.drift_quota, [(each.task_pk, each.kind) for each in audit.fresh])
+        return _CATCH_UP_S if audit.is_behind else self._pace_s

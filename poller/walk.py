@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
 import anyio
@@ -13,16 +13,16 @@ from poller import asking
 from poller.asking import Asker
 from poller.batch import Bench, Tasks, Witness
 from poller.core.batches import Batch, Planner
-from poller.core.model import Channel, Policy, Report, Route, StatusWords, Task
+from poller.core.model import Channel, Policy, Route, StatusWords, Task
 from poller.core.passes import Page, PassCounts
-from poller.crashpoints import reach
-from poller.errors import AskFailed, AskReason, Defer
+from poller.errors import AskReason, DatabaseAway, Defer, PollerError, Stop
+from poller.inquiry import Inquiry
 
 _ROOM_FOR_SETTLING = 4
 """Batches that may be settling while the lane's requests go on; more would only queue before the database."""
-_SPLITS = 16
-"""Splits of refused batches that one pass may begin without a good answer: enough to find a bad id in 1 000, far too
-few for a storm against an upstream that refuses everything."""
+_REFUSALS = 3
+"""Passes in a row in which an id must be refused alone, its neighbours answered, before it goes to a person: what lasts
+for seconds, such as a gateway that refuses while it restarts, says nothing about the id."""
 _LONE_FAULT = "refused_alone"
 
 
@@ -30,6 +30,8 @@ class Source(Tasks, Protocol):
     """Where a lane's tasks and its channel row come from, besides the writes of a batch."""
 
     async def page(self, channel_id: int, after_pk: int, limit: int) -> Page: ...
+
+    async def last_pk(self, channel_id: int) -> int: ...
 
     async def channel(self, channel_id: int) -> Channel | None: ...
 
@@ -61,6 +63,8 @@ class Walker(Protocol):
 
     channel_id: int
     asker: Asker
+    refusals: dict[int, int]
+    """By pk, passes in a row in which the id was refused alone."""
 
     @property
     def must_stop(self) -> bool: ...
@@ -68,6 +72,8 @@ class Walker(Protocol):
     def leave(self) -> None: ...
 
     async def wait_for_upstream(self) -> None: ...
+
+    async def save_breaker(self) -> None: ...
 
 
 class Walk:
@@ -90,13 +96,21 @@ class Walk:
         self._rules = rules
         self._source = source
         self._recorder = recorder
-        self._bench = bench
-        self._policy = rules.policy(self._channel.words)
         self._is_triggered = is_triggered
+        self._inquiry = Inquiry(
+            self._channel,
+            asker=lane.asker,
+            bench=bench,
+            recorder=recorder,
+            policy=rules.policy(self._channel.words),
+            is_triggered=is_triggered,
+            counts=self.counts,
+            now_s=self._now_s,
+            is_over=lambda: self._is_over,
+        )
         self._workers = 0
         self._worker_done = anyio.Event()
-        self._splits = _SPLITS
-        self._failure: Defer | None = None
+        self._failure: PollerError | None = None
         self._clock_s = 0.0
         """Database time minus our monotonic clock, as of the last page."""
 
@@ -108,104 +122,112 @@ class Walk:
         return self._lane.must_stop or self._failure is not None
 
     async def run(self) -> None:
-        """Walk to the end, or until the lane must stop. Raises Defer when the database went away."""
-        planner = Planner(self._channel, self._rules.batch_size, self._rules.page_size)
-        after_pk, is_last = 0, False
+        """Walk to the end, or until the lane must stop. Raises Defer when the database went away.
+
+        What is in flight when that happens is still brought to its end.
+        """
         async with anyio.create_task_group() as group:
-            while not is_last and not self._is_over:
-                page = await self._source.page(self._lane.channel_id, after_pk, self._rules.page_size)
-                after_pk, is_last = page.last_pk, page.is_last
-                self._clock_s = page.now_s - anyio.current_time()
-                unaskable: list[Task] = []
-                for task in page.tasks:
-                    if self._channel.askable and task.upstream_id:
-                        for batch in planner.add(task):
-                            await self._send(group, batch)
-                    else:
-                        unaskable.append(task)
-                await self._conclude_unasked(unaskable)
-            for batch in planner.rest():
-                await self._send(group, batch)
+            try:
+                await self._feed(group)
+            except PollerError as failure:
+                self._failure = self._failure or failure
         if self._failure is not None:
             raise self._failure
+        await self._hold_refused()
+
+    async def _feed(self, group: TaskGroup) -> None:
+        planner = Planner(self._channel, self._rules.batch_size, self._rules.page_size, self._inquiry.ring)
+        channel_id = self._lane.channel_id
+        after_pk, ends_at, is_last = 0, None, False
+        while not is_last and not self._is_over:
+            page = await self._source.page(channel_id, after_pk, self._rules.page_size)
+            self._clock_s = page.now_s - anyio.current_time()
+            if ends_at is None and not page.is_last:
+                ends_at = await self._source.last_pk(channel_id)
+            after_pk = page.last_pk
+            # What is submitted from now on waits for the next pass, or the pass might never get back to the front.
+            is_last = page.is_last or (ends_at is not None and after_pk >= ends_at)
+            unaskable: list[Task] = []
+            for task in page.tasks:
+                if self._channel.askable and task.upstream_id:
+                    for batch in planner.add(task):
+                        await self._send(group, batch)
+                else:
+                    unaskable.append(task)
+            await self._conclude_unasked(unaskable)
+        for batch in planner.rest():
+            await self._send(group, batch)
 
     async def _send(self, group: TaskGroup, batch: Batch) -> None:
-        """Hand a batch to a worker when there is room; while upstream is in doubt, one probe at a time."""
-        if self._is_over:
-            return
-        asker = self._lane.asker
-        if asker.is_probing or asker.hold_s() > 0:
-            if not self._rules.is_patient:
-                self.counts.failed_requests += 1
-                self._lane.leave()
-                return
-            await self._lane.wait_for_upstream()
-            if not self._is_over:
-                asker.begin_probe()
-                self._workers += 1
-                await self._work(batch)
-            return
-        while self._workers >= asker.limit + _ROOM_FOR_SETTLING:
-            self._worker_done = anyio.Event()
-            await self._worker_done.wait()
-        if not self._is_over:
-            self._workers += 1
-            group.start_soon(self._work, batch)
+        """Hand a batch to workers, in parts that upstream can answer, when there is room for them.
 
-    async def _work(self, batch: Batch) -> None:
+        While upstream is in doubt one probe goes at a time, and nothing else.
+        """
+        asker = self._lane.asker
+        rest: Batch | None = batch
+        while rest is not None and not self._is_over:
+            is_probe = asker.is_probing or asker.hold_s() > 0
+            if is_probe:
+                if not self._rules.is_patient:
+                    self.counts.failed_requests += 1
+                    self._lane.leave()
+                    return
+                await self._lane.wait_for_upstream()
+            else:
+                while self._workers >= asker.limit + _ROOM_FOR_SETTLING:
+                    self._worker_done = anyio.Event()
+                    await self._worker_done.wait()
+                is_probe = asker.is_probing
+            if self._is_over or asker.hold_s() > 0:
+                continue
+            part, rest = rest.cut(asker.size.now)
+            self._workers += 1
+            if is_probe:
+                asker.begin_probe()
+                await self._work(part, True)
+                await self._lane.save_breaker()
+            else:
+                group.start_soon(self._work, part, False)
+
+    async def _work(self, batch: Batch, is_probe: bool) -> None:
         try:
-            await self._ask(batch)
-        except Defer as away:
-            self._failure = away
+            await self._inquiry.ask(batch, is_probe=is_probe)
+        except (DatabaseAway, Stop) as failure:
+            self._failure = self._failure or failure
+        except Defer as refused:
+            # The database is there and takes the work of others: what is in this batch is due on the next pass.
+            self._say_failed(batch, "warning", reason=str(refused))
+        except Exception as bug:  # noqa: BLE001 - a supervision point
+            self._say_failed(batch, "error", exc_info=bug)
         finally:
             self._workers -= 1
             self._worker_done.set()
 
-    async def _ask(self, batch: Batch) -> AskFailed | None:
-        """Ask and conclude; what a batch refused as a whole hides is found by asking about its halves."""
-        # Evidence dates from when the ask began: an answer to an older question proves nothing about a deadline.
-        asked_s = self._now_s()
-        try:
-            answer = await self._lane.asker.ask(self._channel, batch)
-            reach("walk.answered")
-        except AskFailed as failed:
-            self.counts.failed_requests += 1
-            if failed.is_batch_fault and len(batch.tasks) > 1 and self._splits > 0 and not self._is_over:
-                self._splits -= 1
-                return await self._ask_halves(batch)
-            await self._conclude(batch, {}, asked_s)
-            return failed
-        self._splits = min(_SPLITS, self._splits + 1)
-        self.counts.requests += 1
-        self.counts.asked += len(batch.tasks)
-        for kind, count in (("stranger", answer.strangers), ("unreadable_id", answer.unreadable)):
-            if count:
-                self._recorder.anomaly(self._lane.channel_id, kind, count)
-        await self._conclude(batch, answer.reports, asked_s)
-        return None
-
-    async def _ask_halves(self, batch: Batch) -> AskFailed | None:
-        halves = batch.halves()
-        failures = [await self._ask(half) for half in halves]
-        for half, failed, sibling in zip(halves, failures, reversed(failures), strict=True):
-            # Alone and refused while its neighbours are answered: the id itself is what upstream cannot take.
-            if failed is not None and failed.is_batch_fault and len(half.tasks) == 1 and sibling is None:
-                held = [(task, _LONE_FAULT, f"upstream refuses this id: {failed}") for task in half.rows()]
-                self.counts.quarantined += await self._source.quarantine(held)
-                for task, reason, detail in held:
-                    self._recorder.quarantined(task, reason, detail)
-        return None if None in failures else failures[0]
-
-    async def _conclude(self, batch: Batch, reports: Mapping[str, Report], asked_s: float) -> None:
-        await self._bench.conclude(
-            self._channel,
-            batch,
-            reports,
-            now_s=asked_s,
-            policy=self._policy,
-            is_triggered=self._is_triggered,
-            counts=self.counts,
+    def _say_failed(self, batch: Batch, level: str, **facts: object) -> None:
+        self.counts.failed_requests += 1
+        self._recorder.event(
+            level,
+            "batch_failed",
+            channel_id=self._lane.channel_id,
+            model=batch.route.model,
+            task_count=len(batch.tasks),
+            **facts,
         )
+
+    async def _hold_refused(self) -> None:
+        """Leave to a person the ids that upstream refused alone, again and again, while it answered about others."""
+        refusals = {}
+        held = []
+        for pk, (task, route, how) in self._inquiry.refused.items():
+            if self._inquiry.is_answered(route):
+                refusals[pk] = self._lane.refusals.get(pk, 0) + (not self._is_triggered)
+                if refusals[pk] >= _REFUSALS:
+                    held.append((task, _LONE_FAULT, f"upstream refuses this id: {how}"))
+        self._lane.refusals = refusals
+        if held:
+            self.counts.quarantined += await self._source.quarantine(held)
+            for task, reason, detail in held:
+                self._recorder.quarantined(task, reason, detail)
 
     async def _conclude_unasked(self, tasks: list[Task]) -> None:
         """Tasks that nobody can be asked about: no channel, no usable address or key, no upstream id."""
@@ -214,4 +236,4 @@ class Walk:
         self.counts.failed_requests += 1
         self._recorder.asked(self._lane.channel_id, "", len(tasks), 0.0, AskReason.NO_CHANNEL)
         batch = Batch(Route("", None, None, ""), {str(task.pk): [task] for task in tasks})
-        await self._conclude(batch, {}, self._now_s())
+        await self._inquiry.conclude(batch, {}, self._now_s())

@@ -11,17 +11,23 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import poller
+from poller import deliver as delivering
 from poller.core.concurrency import Slots
 from poller.core.model import Channel, Policy, StatusWords
-from poller.errors import Misconfigured
+from poller.deliver import Deliveries
+from poller.errors import Misconfigured, NotPermitted
 from poller.gate import Gate
 from poller.lane import Tools
 from poller.ops.recorder import Recorder
 from poller.postgres import profile, statements
+from poller.postgres.audit import Auditor
 from poller.postgres.leases import Leases
+from poller.postgres.logs_elsewhere import LogCourier, LogDatabase
 from poller.postgres.migrate import may_create, migrate, verify
+from poller.postgres.outbox import Outbox
 from poller.postgres.pool import Database, open_pool
 from poller.postgres.profile import Profile
+from poller.postgres.statements import Statements
 from poller.postgres.store import Store
 from poller.postgres.watchman import Watchman
 from poller.settings import Settings
@@ -30,6 +36,8 @@ from poller.upstream.retrying import ask_with_retries
 from poller.walk import Rules
 
 _PAGE_SIZE = 1000
+_LOG_CONNECTIONS = 3
+_LEAST_GRACE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,7 @@ class Parts:
     store: Store
     leases: Leases
     watchman: Watchman
+    deliveries: Deliveries
 
 
 def replica_id() -> str:
@@ -67,17 +76,8 @@ async def open_parts(settings: Settings, replica: str, recorder: Recorder, *, is
         if not is_dry and await _made_schema(database, found, recorder):
             found = await profile.detect(database, settings.schema)
         known = statements.load(found.name)
-        store = Store(
-            database,
-            known,
-            found,
-            base_words=settings.status_words,
-            header_key=settings.header_key,
-            cache_s=settings.sync_frequency_s if settings.memory_cache_enabled else 0.0,
-            replica_id=replica,
-            lower_channel_used_quota=settings.fork_lower_channel_used_quota,
-            has_notes=not is_dry or await _has_schema(database),
-        )
+        has_notes = not is_dry or await _has_schema(database)
+        store = make_store(settings, database, known, found, replica, has_notes=has_notes)
         recorder.event(
             "info",
             "database_opened",
@@ -87,9 +87,81 @@ async def open_parts(settings: Settings, replica: str, recorder: Recorder, *, is
             pooler=database.is_pooled,
         )
         leases = Leases(database, known, replica, settings.lease_ttl_s, version=poller.__version__)
-        yield Parts(database, found, store, leases, Watchman(database, known))
+        async with open_deliveries(settings, database, known, recorder) as deliveries:
+            yield Parts(database, found, store, leases, Watchman(database, known), deliveries)
     finally:
         await database.close()
+
+
+@contextlib.asynccontextmanager
+async def open_deliveries(
+    settings: Settings, database: Database, known: Statements, recorder: delivering.Recorder
+) -> AsyncIterator[Deliveries]:
+    """Who hands over what settling leaves in the outbox; connects to nothing before there is something.
+
+    Raises Misconfigured when the address of the cache cannot be read.
+    """
+    outbox = Outbox(database, known)
+    couriers: dict[str, delivering.Courier] = {}
+    async with contextlib.AsyncExitStack() as stack:
+        if settings.logs_elsewhere:
+            logs = LogDatabase(functools.partial(open_log_pool, settings))
+            stack.push_async_callback(logs.close)
+            couriers["log"] = LogCourier(logs, known)
+        if settings.redis_conn_string is not None:
+            # An optional package, so imported only where it is wanted.
+            from poller.cache.redis import Cache, TokenCourier, UserCourier
+
+            cache = Cache(settings.redis_conn_string, life_s=settings.sync_frequency_s)
+            stack.push_async_callback(cache.close)
+            couriers["user_cache"] = UserCourier(cache)
+            couriers["token_cache"] = TokenCourier(cache, settings.crypto_secret, outbox.token_keys)
+        yield Deliveries(outbox, couriers, recorder)
+
+
+async def open_log_pool(settings: Settings) -> Database:
+    """The gateway's log database. Raises DatabaseAway, Misconfigured and NotPermitted, naming LOG_SQL_DSN."""
+    assert settings.log_sql_dsn is not None
+    try:
+        return await open_pool(
+            settings.log_sql_dsn,
+            max_open=_LOG_CONNECTIONS,
+            max_idle=1,
+            lifetime_s=settings.db_max_lifetime_s,
+            application_name="poller/logs",
+        )
+    except (Misconfigured, NotPermitted) as wrong:
+        raise type(wrong)(str(wrong).replace("SQL_DSN", "LOG_SQL_DSN")) from wrong
+
+
+def make_store(
+    settings: Settings, database: Database, known: Statements, found: Profile, replica: str, *, has_notes: bool = True
+) -> Store:
+    """The store as the settings want it: the same for the daemon and for whoever settles by hand."""
+    return Store(
+        database,
+        known,
+        found,
+        base_words=settings.status_words,
+        header_key=settings.header_key,
+        cache_s=settings.sync_frequency_s if settings.memory_cache_enabled else 0.0,
+        replica_id=replica,
+        lower_channel_used_quota=settings.fork_lower_channel_used_quota,
+        logs_elsewhere=settings.logs_elsewhere,
+        moves_caches=settings.redis_conn_string is not None,
+        has_notes=has_notes,
+    )
+
+
+def make_auditor(settings: Settings, parts: Parts, replica: str) -> Auditor:
+    """The running audit; what a lane puts right within two passes is no drift."""
+    return Auditor(
+        parts.database,
+        statements.load(parts.profile.name),
+        replica_id=replica,
+        grace_s=max(_LEAST_GRACE_S, 2 * settings.poll_interval_s),
+        logs_elsewhere=settings.logs_elsewhere,
+    )
 
 
 async def _has_schema(database: Database) -> bool:

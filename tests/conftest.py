@@ -19,6 +19,7 @@ from poller.demo.embedded import Server, postgres
 from poller.postgres.migrate import migrate
 from poller.postgres.pool import Database, open_pool
 from poller.postgres.statements import PROFILES
+from tests.upstream.rig import MakeRig, Rig, open_rig
 
 SCHEMAS = Path(__file__).parent.parent / "poller" / "demo" / "schema"
 POOL: dict[str, Any] = {"max_open": 5, "max_idle": 1, "lifetime_s": 60.0, "application_name": "poller/test"}
@@ -105,3 +106,18 @@ async def open_database() -> AsyncIterator[OpenDatabase]:
     yield open_
     for database in opened:
         await database.close()
+
+
+@pytest.fixture
+async def make_rig(make_database: MakeDatabase, open_database: OpenDatabase) -> AsyncIterator[MakeRig]:
+    """``rig = await make_rig("fork", timeout_s=0.5)``: a lane's surroundings on a fresh database, closed afterwards."""
+    made: list[Rig] = []
+
+    async def make(profile: str = "main", **settings: object) -> Rig:
+        rig = await open_rig(make_database, open_database, profile, **settings)
+        made.append(rig)
+        return rig
+
+    yield make
+    for rig in made:
+        await rig.close()

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "poller"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-ADAPTERS = ("upstream", "postgres", "ops")
+ADAPTERS = ("upstream", "postgres", "cache", "ops")
 WIRING = ("daemon.py", "wiring.py", "cli", "demo", "__main__.py")
 LIMIT = 300
 IMPURE = {

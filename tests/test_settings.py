@@ -275,11 +275,39 @@ def test_the_gateways_other_variables_are_accepted_and_explained(name: str):
     assert "replace" in note
 
 
-@pytest.mark.parametrize("name", ["LOG_SQL_DSN", "REDIS_CONN_STRING"])
-def test_what_this_version_does_not_serve_is_refused_in_one_line(name: str):
-    (line,) = faults(**{name: "postgres://u:hunter2canary@h/d"})
-    assert line.startswith(f"{name} (environment): this version ")
-    assert line.endswith("expected to be unset")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LOG_SQL_DSN", "clickhouse://u:hunter2canary@h/d"),
+        ("LOG_SQL_DSN", "u:hunter2canary@tcp(h:3306)/d"),
+        ("REDIS_CONN_STRING", "http://:hunter2canary@h"),
+        ("REDIS_CONN_STRING", "h:6379"),
+    ],
+)
+def test_logs_and_caches_of_another_kind_are_refused_in_one_line(name: str, value: str):
+    (line,) = faults(**{name: value})
+    assert line.startswith(f"{name} (environment): ")
+    assert "hunter2canary" not in line
+
+
+def test_logs_and_caches_of_a_gateway_are_taken_as_they_are():
+    found = loaded(LOG_SQL_DSN="postgres://u:p@logs/d", REDIS_CONN_STRING="redis://:p@cache:6379/0", CRYPTO_SECRET="s")
+    assert found.logs_elsewhere
+    assert not loaded(LOG_SQL_DSN=DSN).logs_elsewhere
+    assert not loaded().logs_elsewhere
+
+
+def test_a_cache_without_the_gateways_secret_is_a_warning():
+    found = settings.load({"SQL_DSN": DSN, "REDIS_CONN_STRING": "redis://cache"})
+    assert "tokens' are not" in found.warnings[0]
+
+
+def test_a_cache_needs_its_package(monkeypatch: pytest.MonkeyPatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (line,) = faults(REDIS_CONN_STRING="redis://cache")
+    assert "install custompass-poller[redis]" in line
 
 
 def test_more_idle_than_open_connections_is_a_warning():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import click
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from poller.settings import Settings
 
 _LIMIT_S = 10.0
-_LONGEST_ANSWER = 1 << 20
+_LONGEST_ANSWER = 1 << 24
 
 
 class Reply(NamedTuple):
@@ -31,8 +31,26 @@ def local_url(settings: Settings) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.metrics_port}"
 
 
+def fetch_json(url: str, path: str) -> dict[str, Any]:
+    """The JSON object at *path*. Raises Unavailable when nobody answers, or with anything else."""
+    status, body = _exchange("GET", url, path, "")
+    try:
+        found = json.loads(body)
+    except ValueError:
+        found = None
+    if status != 200 or not isinstance(found, dict):
+        said = _said(body)[:200]
+        raise Unavailable(f"side port {path}: status {status}: {said}; is a poller running there?")
+    return found
+
+
 def request(method: str, url: str, path: str, *, token: str = "") -> Reply:
     """Send one request. Raises Unavailable when nobody answers, and a usage error for a URL that is none."""
+    status, body = _exchange(method, url, path, token)
+    return Reply(status, _said(body))
+
+
+def _exchange(method: str, url: str, path: str, token: str) -> tuple[int, bytes]:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -46,7 +64,7 @@ def request(method: str, url: str, path: str, *, token: str = "") -> Reply:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         connection.request(method, parts.path.rstrip("/") + path, headers=headers)
         response = connection.getresponse()
-        return Reply(response.status, _said(response.read(_LONGEST_ANSWER)))
+        return response.status, response.read(_LONGEST_ANSWER)
     except (OSError, http.client.HTTPException) as error:
         what = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise Unavailable(f"side port {parts.scheme}://{host}:{port}: {what}; is a poller running there?") from error

@@ -1,11 +1,16 @@
-"""Which tasks are asked about together: one request holds ids of one channel, model, key and client token."""
+"""Which tasks are asked about together, and how many: one request holds ids of one channel, model, key and token."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
-from poller.core.model import Channel, Route, Task
+from poller.core.keys import KeyRing
+from poller.core.model import Channel, Route, Secret, Task
+
+_STRIKES: Final = 6
+_TRIES_MORE_AFTER: Final = 10
+"""Full answers: a size that is too large after all then costs a tenth of the time."""
 
 
 class Batch(NamedTuple):
@@ -16,13 +21,33 @@ class Batch(NamedTuple):
 
     def halves(self) -> tuple[Batch, Batch]:
         """The same tasks in two batches; only for a batch of at least two ids."""
+        first, second = self.cut(len(self.tasks) // 2)
+        assert second is not None
+        return first, second
+
+    def cut(self, size: int) -> tuple[Batch, Batch | None]:
+        """The first *size* ids, and the rest where there is one."""
+        if len(self.tasks) <= size:
+            return self, None
         ids = list(self.tasks)
-        middle = len(ids) // 2
-        first, second = ids[:middle], ids[middle:]
+        first, second = ids[:size], ids[size:]
         return (
             Batch(self.route, {name: self.tasks[name] for name in first}),
             Batch(self.route, {name: self.tasks[name] for name in second}),
         )
+
+    def parted(self, belongs: Callable[[str, Task], bool]) -> tuple[Batch, Batch]:
+        """Rows that *belongs* is true of, by upstream id and row, and the others; either may be empty."""
+        inside: dict[str, list[Task]] = {}
+        outside: dict[str, list[Task]] = {}
+        for name, rows in self.tasks.items():
+            for task in rows:
+                (inside if belongs(name, task) else outside).setdefault(name, []).append(task)
+        return Batch(self.route, inside), Batch(self.route, outside)
+
+    def with_key(self, key: Secret) -> Batch:
+        """The same tasks, asked about with *key*."""
+        return Batch(self.route._replace(key=key), self.tasks)
 
     def rows(self) -> list[Task]:
         """All tasks of the batch."""
@@ -36,8 +61,9 @@ class Planner:
     keeps memory flat when every task has a client token of its own.
     """
 
-    def __init__(self, channel: Channel, size: int, room: int) -> None:
+    def __init__(self, channel: Channel, size: int, room: int, ring: KeyRing | None = None) -> None:
         self._channel = channel
+        self._ring = ring or KeyRing(channel.keys)
         self._size = size
         self._room = room
         self._waiting = 0
@@ -73,4 +99,59 @@ class Planner:
     def _route(self, task: Task) -> Route:
         token = task.client_token
         header = (task.token_header or self._channel.token_header) if token else ""
-        return Route(task.model, task.key or self._channel.keys[0], token, header)
+        return Route(task.model, self._ring.first(task), token, header)
+
+
+class BatchSize:
+    """How many ids one request of a lane holds, by what its upstream answers in time; *most* at first, and at most.
+
+    An ask that timed out may have been too large, or upstream may be dead or flapping. So smaller ones are tried; when
+    one of them is answered the usual size gets another chance, and only when it failed six times, with smaller ones
+    answered in between, was it the size. An outage costs one small request, and an upstream that takes its time for
+    each id is answered in the end. A larger size is tried now and then.
+
+    >>> size = BatchSize(50)
+    >>> size.timed_out(50), size.now, size.timed_out(25), size.now, size.answered(12), size.now
+    (None, 25, None, 12, None, 50)
+    """
+
+    def __init__(self, most: int) -> None:
+        self.now = most
+        """Ids that the next request may hold."""
+        self._most = most
+        self._usual = most
+        self._best = 0
+        """Largest size answered since the last time-out."""
+        self._failed = 0
+        """Size of the last time-out."""
+        self._strikes = 0
+        self._full_answers = 0
+
+    def answered(self, asked: int) -> None:
+        """Upstream answered an ask about *asked* ids."""
+        self._best = max(self._best, asked)
+        if asked >= self._failed:
+            self._strikes = 0
+        if asked > self._usual:
+            self._usual, self._full_answers = asked, 0
+        elif asked == self._usual:
+            self._full_answers += 1
+        self.now = max(self.now, self._usual)
+        if self._full_answers >= _TRIES_MORE_AFTER:
+            self._full_answers = 0
+            self.now = min(self._most, 2 * self._usual)
+
+    def timed_out(self, asked: int) -> None:
+        """No answer about *asked* ids came in time."""
+        if asked > self.now:
+            return  # asked before the last time-out was known
+        best, self._best, self._failed = self._best, 0, asked
+        if asked > self._usual:
+            self.now = self._usual
+        elif 0 < best < asked:
+            self.now = best
+            self._strikes += 1
+            if self._strikes >= _STRIKES:
+                self._usual, self._strikes, self._full_answers = best, 0, 0
+        else:
+            self.now = max(1, asked // 2)

@@ -23,8 +23,9 @@ from poller.core.model import Advance, Decision, GiveUp, Keep, Kind, Outcome, Po
 from poller.core.states import can_move, is_final
 
 NOT_FOUND: Final = "not_found"
-SKEW_S: Final = 300.0
-"""How far ahead of the database's clock a gateway's may run before its times count as unreadable."""
+SKEW_S: Final = 86400.0
+"""How far ahead of the database's clock a submit time may lie before it counts as unreadable: clocks of gateways go
+wrong by minutes and hours, milliseconds taken for seconds by millennia. Until then the deadline just comes later."""
 WAIT_LIFETIMES: Final = 12
 """Lifetimes after which a task that nobody can be asked about is held for a person."""
 PROGRESS_LIMIT: Final = 20

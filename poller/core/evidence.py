@@ -78,7 +78,8 @@ def evidence_of(report: Report) -> str:
 def redacted(report: Report, secrets: Iterable[Secret]) -> Report:
     """*report* with every one of *secrets* in its texts replaced by ``***``; the same object when there is none.
 
-    An upstream may echo our own key. Secrets under 8 characters are left alone: they would hit ordinary text.
+    An upstream may echo our own key. Secrets under 8 characters are left alone: they would hit ordinary text. So is a
+    status word where the secret itself reads like one, or a client could name a token after a word and hide it.
     """
     for secret in secrets:
         value = secret.reveal()
@@ -87,13 +88,14 @@ def redacted(report: Report, secrets: Iterable[Secret]) -> Report:
         quoted = json.dumps(value)[1:-1]
         for form in {value, quoted, quoted.replace("/", "\\/")}:
             raw = form.encode()
-            if raw in report.payload or form in report.error or form in report.progress or form in report.word:
+            if raw in report.payload or form in report.error or form in report.progress:
                 report = report._replace(
-                    word=report.word.replace(form, "***"),
                     progress=report.progress.replace(form, "***"),
                     error=report.error.replace(form, "***"),
                     payload=report.payload.replace(raw, b"***"),
                 )
+        if value.lower() in report.word and not value.replace("_", "").isalpha():
+            report = report._replace(word=report.word.replace(value.lower(), "***"))
     return report
 
 

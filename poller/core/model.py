@@ -87,6 +87,8 @@ class Task(NamedTuple):
     """``not_found`` answers in a row so far."""
     sighted_s: float = 0.0
     """When the last of them was counted."""
+    key_digest: str = ""
+    """Digest of the key that answered for it last, on a channel with several keys; empty: the first one, or none."""
 
 
 class Route(NamedTuple):

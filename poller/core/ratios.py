@@ -9,6 +9,8 @@ from typing import Any, Final
 LIMIT: Final = 2**63
 """Amounts from here on fit no quota column."""
 
+_LARGEST_CHARGE: Final = 2**31 - 1
+
 _EXACT: Final = Context(prec=300, rounding=ROUND_DOWN, traps=[])
 """Wide enough for any product of a price formula: nothing is rounded before the end, and nothing raises."""
 _MATCHED_NAMES: Final = (
@@ -71,6 +73,18 @@ def product(*factors: Decimal | int) -> Decimal:
 def total(first: Decimal, second: Decimal) -> Decimal:
     """The two added."""
     return _EXACT.add(first, second)
+
+
+def is_plausible(charged: int, reserved: int) -> bool:
+    """Whether a task may cost this much without a person having looked: what no gateway would charge is a lie of usage.
+
+    The limit is the largest amount that the gateways themselves compute (2**31 - 1, about 4 300 USD), or twice what was
+    reserved, whichever is more.
+
+    >>> is_plausible(2**31 - 1, 450), is_plausible(2**31, 450), is_plausible(2**60, 2**60)
+    (True, False, True)
+    """
+    return charged <= max(_LARGEST_CHARGE, 2 * reserved)
 
 
 def whole(amount: Decimal, rounding: str) -> int | None:

@@ -122,6 +122,12 @@ class Metrics:
             "From the end at upstream to the settlement, where upstream tells",
             _LAG_S,
         )
+        self.outbox_rows = self._gauge("custompass_outbox_rows", "Changes that another system must still learn of")
+        self.outbox_oldest = self._gauge("custompass_outbox_oldest_seconds", "Age of the oldest of them")
+        self.deliveries = self._counter("custompass_deliveries_total", "Changes that it learnt of", ("kind",))
+        self.delivery_failures = self._counter(
+            "custompass_delivery_failures_total", "Changes that it did not learn of, or maybe not", ("kind", "reason")
+        )
         self.advanced = self._counter("custompass_advanced_tasks_total", "Open tasks whose status or progress moved")
 
     def _running(self) -> None:

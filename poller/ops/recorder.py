@@ -166,6 +166,38 @@ class Recorder:
             facts = {"channel_id": channel_id, "task_pks": list(task_pks)[:10], "remedy": _SECOND_WRITER_REMEDY}
             self._log.error("second_writer_seen", **facts, repeats=held or None)
 
+    def drift(self, quota: int, fresh: Sequence[tuple[int, str]]) -> None:
+        """*quota* is what ledger and tables differ by now; *fresh* has pk and kind of what was not told before."""
+        self.metrics.ledger_drift.set(quota)
+        if fresh:
+            self._log.error(
+                "ledger_drift_seen",
+                drift_quota=quota,
+                count=len(fresh),
+                task_pks=[pk for pk, _ in fresh[:10]],
+                kinds=",".join(sorted({kind for _, kind in fresh})),
+                remedy="poller reconcile; poller task pk:KEY explains one",
+            )
+
+    # -- other systems --
+
+    def outbox(self, depth: int, oldest_s: float) -> None:
+        """What other systems must still learn of: how many changes, and the age of the oldest."""
+        self.metrics.outbox_rows.set(depth)
+        self.metrics.outbox_oldest.set(oldest_s)
+
+    def delivered(self, kind: str, count: int) -> None:
+        """*count* changes of a kind reached the other system."""
+        self.metrics.deliveries.labels(self.metrics.kind(kind)).inc(count)
+        self._log.debug("outbox_delivered", kind=kind, count=count)
+
+    def delivery_failed(self, kind: str, reason: str, count: int = 1) -> None:
+        """*count* changes did not reach the other system, or it is not known whether they did."""
+        self.metrics.delivery_failures.labels(self.metrics.kind(kind), self.metrics.kind(reason)).inc(count)
+        held = self._repeats.admit("delivery", kind, reason)
+        if held is not None:
+            self._log.warning("delivery_failed", kind=kind, reason=reason, count=count, repeats=held or None)
+
     # -- running --
 
     def passed(self, channel_id: int, counts: PassCounts, duration_s: float) -> None:

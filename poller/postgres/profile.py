@@ -22,7 +22,7 @@ _OF_NEW_API = {
     "users": "id:whole username:text quota:whole group:text",
     "channels": "id:whole type:whole name:text key:text base_url:text used_quota:whole",
     "options": "key:text value:text",
-    "logs": "user_id:whole created_at:whole type:whole content:text username:text",
+    "logs": "id:whole user_id:whole created_at:whole type:whole content:text username:text other:text",
 }
 _TASKS_OF_NEW_API = (
     "id:whole created_at:whole updated_at:whole task_id:text platform:text user_id:whole channel_id:whole quota:whole "
@@ -37,17 +37,17 @@ _EXPECTED = {
         "channels": "id:whole type:whole name:text key:text base_url:text",
         "abilities": "model_name:text channel_type:whole ratio:number fixed_quota:whole",
         "group_ratio": "group_name:text ratio:number",
-        "logs": "user_id:whole type:text quota:whole model_name:text prompt_tokens:whole completion_tokens:whole "
-        "content:text created_at:time",
+        "logs": "id:whole user_id:whole type:text quota:whole model_name:text prompt_tokens:whole "
+        "completion_tokens:whole content:text created_at:time",
     },
     "fork": {"tasks": _TASKS_OF_NEW_API, **_OF_NEW_API},
     "main": {
         **_OF_NEW_API,
         "tasks": f"{_TASKS_OF_NEW_API} group:text private_data:json",
         "users": f"{_OF_NEW_API['users']} used_quota:whole",
-        "tokens": "id:whole user_id:whole name:text remain_quota:whole used_quota:whole accessed_time:whole",
+        "tokens": "id:whole user_id:whole name:text key:text remain_quota:whole used_quota:whole accessed_time:whole",
         "logs": f"{_OF_NEW_API['logs']} token_name:text model_name:text quota:whole prompt_tokens:whole "
-        "completion_tokens:whole channel_id:whole token_id:whole group:text other:text request_id:text",
+        "completion_tokens:whole channel_id:whole token_id:whole group:text request_id:text",
         "user_subscriptions": "id:whole user_id:whole amount_total:whole amount_used:whole updated_at:whole",
     },
 }

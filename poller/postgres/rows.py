@@ -33,6 +33,7 @@ class Note(NamedTuple):
     sightings: int = 0
     sighted_s: float = 0.0
     is_quarantined: bool = False
+    key_digest: str = ""
 
 
 NOTHING: Final = Note()
@@ -192,4 +193,5 @@ def read_task(
         terms=saved.terms,
         sightings=note.sightings,
         sighted_s=note.sighted_s,
+        key_digest=note.key_digest,
     )

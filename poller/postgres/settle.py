@@ -30,6 +30,8 @@ _DEADLINE_S: Final = 28.0
 _LOCK_BUDGET_S: Final = 10.0
 """How long halves are tried in search of the task that somebody holds; what is left then waits for the next pass."""
 _REASON_LENGTH: Final = 2048
+_UNIQUE: Final = "23505"
+"""No task can cause it, as the ledger's key is met by ON CONFLICT: a sequence stands behind its table, of logs say."""
 
 Quarantine = Callable[[Sequence[tuple[Task, str, str]]], Awaitable[int]]
 
@@ -66,7 +68,7 @@ class _Run:
 
 
 class Settler:
-    """Settles batches. *quarantine* takes what no repeat can settle; *delay_s* is the wait by the tries made."""
+    """Settles batches by *statement*. *quarantine* takes what no repeat can settle; *delay_s* is the wait by tries."""
 
     def __init__(
         self,
@@ -79,9 +81,11 @@ class Settler:
         moves_caches: bool,
         quarantine: Quarantine,
         delay_s: Callable[[int], float] = retry_delay_s,
+        statement: str = "settle",
     ) -> None:
         self._database = database
-        self._statements = statements
+        self._lock = statements.lock
+        self._statement = statements[statement]
         self._replica_id = replica_id
         self._lowers_channels = lowers_channels
         self._logs_elsewhere = logs_elsewhere
@@ -122,12 +126,10 @@ class Settler:
         try:
             rows = await self._repeat(run, batch, patience)
         except StatementFailed as failure:
-            if failure.fault is Fault.POISON:
+            if failure.fault is Fault.POISON and failure.sqlstate != _UNIQUE:
                 await self._split_poison(run, batch, failure)
-            elif failure.fault in (Fault.LOCKED, Fault.RETRY_TX):
-                await self._split_locked(run, batch, failure)
             else:
-                raise
+                await self._split_held(run, batch, failure)
         except _ShortError as short:
             if len(batch) > 1:
                 await self._halve(run, batch)
@@ -162,10 +164,10 @@ class Settler:
                 async with self._database.transaction(timeout_s=_STATEMENTS_S) as transaction:
                     reach("settle.begun")
                     lock_ms = str(int(lock_s * 1000))
-                    await transaction.fetch(self._statements.lock, pks, movers, lock_ms, self._lowers_channels)
+                    await transaction.fetch(self._lock, pks, movers, lock_ms, self._lowers_channels)
                     reach("settle.locked")
                     rows = await transaction.fetch(
-                        self._statements.settle,
+                        self._statement,
                         *_columns(batch),
                         attempt,
                         self._replica_id,
@@ -188,14 +190,18 @@ class Settler:
         await self._settle(run, batch[:middle], _HALVES)
         await self._settle(run, batch[middle:], _HALVES)
 
-    async def _split_locked(self, run: _Run, batch: list[Settlement], failure: StatementFailed) -> None:
+    async def _split_held(self, run: _Run, batch: list[Settlement], failure: StatementFailed) -> None:
+        """Somebody holds a row, a trigger refuses one, or the house is not in order: no task is to blame.
+
+        The others are settled, it stays open and is said on every pass until it goes through.
+        """
         if run.give_up_locks_s is None:
             run.give_up_locks_s = anyio.current_time() + _LOCK_BUDGET_S
         if len(batch) > 1 and anyio.current_time() < run.give_up_locks_s:
             await self._halve(run, batch)
             return
         for one in batch:
-            run.fates[one.task.pk] = _left(one, Verdict.LOCKED, failure.fault.value)
+            run.fates[one.task.pk] = _left(one, Verdict.LOCKED, _held_reason(failure))
 
     async def _split_poison(self, run: _Run, batch: list[Settlement], failure: StatementFailed) -> None:
         if len(batch) > 1:
@@ -278,6 +284,12 @@ def _columns(batch: Sequence[Settlement]) -> list[list[object]]:
 
 def _left(one: Settlement, verdict: Verdict, reason: str) -> Settled:
     return Settled(one.task, verdict, one.outcome, one.rule, reason=reason)
+
+
+def _held_reason(failure: StatementFailed) -> str:
+    if failure.sqlstate == _UNIQUE:
+        return "duplicate_key"
+    return "refused" if failure.fault is Fault.BUG else failure.fault.value
 
 
 def _poison_reason(sqlstate: str) -> str:

@@ -91,11 +91,10 @@ class Store:
         if rows[0]["pk"] is None:
             return Page([], now_s, after_pk, is_last=True)
         last_pk: int = rows[-1]["pk"]
-        span = (channel_id, after_pk, last_pk)
+        # By pk alone: a task that was moved to another channel keeps its note.
+        span = (after_pk, last_pk)
         watched = await self._database.fetch(self._statements.watched, *span) if self._has_notes else []
-        notes = {
-            note["task_pk"]: Note(note["sightings"], note["sighted_s"], note["is_quarantined"]) for note in watched
-        }
+        notes = {note["task_pk"]: Note(*(note[name] for name in Note._fields)) for note in watched}
         tasks = []
         heavy = []
         for row in rows:
@@ -110,6 +109,11 @@ class Store:
             tasks += await self._heavy(channel_id, heavy)
             tasks.sort(key=attrgetter("pk"))
         return Page(tasks, now_s, last_pk, is_last=len(rows) < limit)
+
+    async def last_pk(self, channel_id: int) -> int:
+        """The last pk among a channel's active tasks now; 0 when there is none."""
+        rows = await self._database.fetch(self._statements.last, channel_id, timeout_s=_PAGE_S)
+        return rows[0]["pk"] or 0
 
     async def _heavy(self, channel_id: int, found: Sequence[tuple[Any, Note]]) -> list[Task]:
         """The tasks of rows whose JSON the page left out, a few at a time: a saved request may be megabytes long."""
@@ -200,6 +204,13 @@ class Store:
         if sightings:
             pks = sorted(sightings)
             await self._write(self._statements.remember, channel_id, pks, [sightings[pk] for pk in pks])
+
+    async def remember_keys(self, channel_id: int, digests: Mapping[int, tuple[str, str]]) -> None:
+        """Keep which key of a channel with several answered: by pk, the task id and the digest of the key."""
+        if digests:
+            rows = sorted((pk, *said) for pk, said in digests.items())
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            await self._write(self._statements.remember_keys, channel_id, *columns)
 
     async def quarantine(self, entries: Sequence[tuple[Task, str, str]]) -> int:
         """Leave tasks, each with its reason and a line of detail, to a person; returns how many were not there yet.

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import anyio
@@ -61,12 +61,28 @@ class Limits:
     no_proxy: tuple[str, ...] = ()
 
 
+class _Connector(aiohttp.TCPConnector):
+    """A pool that does not reuse a connection on which something came that nobody asked for.
+
+    It would be taken for the answer to the next request, and all later answers would be off by one. aiohttp looks when
+    a connection is given back, but not when it is taken out again.
+    """
+
+    async def _get(self, *args: Any, **more: Any) -> Any:
+        while (connection := await super()._get(*args, **more)) is not None:
+            protocol = connection.protocol
+            if protocol is None or not protocol.should_close:
+                break
+            connection.close()
+        return connection
+
+
 class _Session:
     """A pool of connections, through one proxy or none, that is retired as a whole."""
 
     def __init__(self, limits: Limits, proxy: Proxy | None) -> None:
         tls = _tls_context(limits.ca_file)
-        connector = aiohttp.TCPConnector(
+        connector = _Connector(
             ssl=tls,
             resolver=GuardedResolver(),
             socket_factory=guarded_socket,

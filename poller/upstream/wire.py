@@ -108,7 +108,8 @@ def read_answer(body: bytes, asked: Sequence[str]) -> Answer:
 
     Ids match exactly or not at all. An id without an item is ABSENT; it is UNPROVEN when the answer has items for ids
     that nobody asked about, or objects that name no id, for then its item may have been there or elsewhere.
-    Raises ``AskFailed`` when the body as a whole is no evidence: NOT_JSON, TOO_DEEP, ENVELOPE, CODE.
+    Raises ``AskFailed`` when the body as a whole is no evidence: NOT_JSON, TOO_DEEP, ENVELOPE, CODE; as a batch fault
+    where a single item may be the reason.
     """
     failure: AskFailed | None = None
     items: Sequence[msgspec.Raw] = ()
@@ -116,9 +117,11 @@ def read_answer(body: bytes, asked: Sequence[str]) -> Answer:
         body = _repaired(body)
         items = _items_of(body)
     except RecursionError:
-        failure = AskFailed(AskReason.TOO_DEEP, "nested too deep to read")
+        failure = AskFailed(AskReason.TOO_DEEP, "nested too deep to read", is_batch_fault=True)
     except ValueError:
-        failure = AskFailed(AskReason.NOT_JSON, "the body is not JSON in UTF-8")
+        # One item may have spoiled it, with a NaN for example; a page in HTML is no list of items.
+        is_object = body.startswith(b"{")
+        failure = AskFailed(AskReason.NOT_JSON, "the body is not JSON in UTF-8", is_batch_fault=is_object)
     if failure is not None:
         raise failure  # outside the handler: a decoder's error holds the body, and would go along as the context
 
@@ -169,7 +172,7 @@ def _items_of(body: bytes) -> Sequence[msgspec.Raw]:
     code = envelope.get("code")
     if not (code == "0" or (type(code) in (int, float) and code == 0)):
         shown = f"code is {code}" if type(code) is int else "code is not 0"
-        raise AskFailed(AskReason.CODE, shown)
+        raise AskFailed(AskReason.CODE, shown, is_batch_fault=True)
     if data == b"null":
         return ()
     if not data.startswith(b"["):
@@ -224,7 +227,12 @@ def _report_of(item: Any, payload: bytes) -> tuple[str, Report]:
     word = get("status")
     usage = get("usage")
     # A word with control characters is refused, not cleaned: cleaning must never turn it into a word that is known.
-    if type(word) is not str or not (word := word.strip().lower()) or not word.isprintable() or type(usage) is _Twice:
+    if (
+        type(word) is not str
+        or not (word := word.strip(" \t\r\n").lower())
+        or not word.isprintable()
+        or type(usage) is _Twice
+    ):
         return task_id, Report(Kind.UNREADABLE, payload=payload)
     if len(word) > WORD_LIMIT:
         word = f"{word[: WORD_LIMIT - 1]}…"

@@ -58,10 +58,11 @@ async def seed(dsn: str, tasks: int, port: int) -> None:
         f"SELECT i, 53, 'key', 'http://127.0.0.1:{port}/ch' || i FROM generate_series(1, {_CHANNELS}) i"
     )
     await connection.execute(
-        f"""INSERT INTO tasks (id, task_id, platform, user_id, channel_id, action, status, progress, quota, submit_time, created_at,
-               updated_at, start_time, finish_time, properties, private_data)
+        f"""INSERT INTO tasks (id, task_id, platform, user_id, channel_id, action, status, progress, quota,
+               submit_time, created_at, updated_at, start_time, finish_time, properties, private_data)
         SELECT i, 'task_' || i, 'custompass', i % 1000 + 1, i % {_CHANNELS} + 1, 'generate', 'IN_PROGRESS', '50%', 1000,
-               extract(epoch FROM now())::bigint, 0, 0, 0, 0, '{{"upstream_model_name": "m/submit", "origin_model_name": "m/submit"}}',
+               extract(epoch FROM now())::bigint, 0, 0, 0, 0,
+               '{{"upstream_model_name": "m/submit", "origin_model_name": "m/submit"}}',
                json_build_object('upstream_task_id', 'up-' || i, 'token_id', 1)
         FROM generate_series(1, {tasks}) i"""
     )
@@ -84,9 +85,8 @@ async def figures(dsn: str) -> tuple[int, int, int]:
 
 
 async def measure(tasks: int, seconds: float) -> None:
-    print(
-        f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores, {tasks} tasks, {_CHANNELS} channels"
-    )
+    print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores")
+    print(f"{tasks} tasks, {_CHANNELS} channels")
     with (
         postgres(shared_buffers="1GB") as server,
         process("-m", "tests.benchmarks.fast_upstream", stdout=subprocess.PIPE) as up,

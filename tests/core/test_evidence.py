@@ -130,5 +130,8 @@ def test_an_echoed_secret_is_taken_out_of_every_text() -> None:
     assert "canary" not in str(clean)
     assert json.loads(clean.payload) == {"error": "bad key ***"}
     assert redacted(clean, [secret]) is clean
+    shouted = report._replace(word=secret.reveal().lower())
+    assert "canary" not in str(redacted(shouted, [secret]))
+    assert redacted(Report(Kind.SAID, "completed"), [Secret("completed")]).word == "completed"
     escaped = report._replace(payload=echo.replace(b"/", b"\\/"), error="", progress="")
     assert b"canary" not in redacted(escaped, [secret]).payload

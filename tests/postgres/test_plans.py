@@ -61,14 +61,14 @@ def rows_read(found: list[dict[str, Any]]) -> int:
     )
 
 
-@pytest.mark.parametrize("name", ["discover", "queue", "finalized", "quarantined", "page"])
+@pytest.mark.parametrize("name", ["discover", "queue", "finalized", "quarantined", "page", "last"])
 async def test_no_statement_of_a_pass_reads_the_finished_tasks(make_database, profile_name, name):
     with anyio.fail_after(120):
         connection = await filled(await make_database(profile_name), profile_name)
         since_s = await connection.fetchval(
             "SELECT extract(epoch FROM now())::float8 - 86400 + $1::int", FINISHED - 100
         )
-        args = {"finalized": (since_s,), "page": (3, 0, 50)}.get(name, ())
+        args = {"finalized": (since_s,), "page": (3, 0, 50), "last": (3,)}.get(name, ())
         found = await explained(connection, load(profile_name)[name], *args)
         await connection.close()
     on_tasks = [node for node in found if node.get("Relation Name") == "tasks"]
@@ -76,7 +76,7 @@ async def test_no_statement_of_a_pass_reads_the_finished_tasks(make_database, pr
     assert not [node for node in on_tasks if node["Node Type"] == "Seq Scan"]
     # In documented no index leads to what ended lately: a bounded number of the newest rows is read instead.
     assert rows_read(found) <= (20_000 if (profile_name, name) == ("documented", "finalized") else 200)
-    if name in ("discover", "queue", "page"):
+    if name in ("discover", "queue", "page", "last"):
         assert "poller_active_tasks" in {node.get("Index Name") for node in found}
 
 

@@ -54,7 +54,7 @@ def test_a_header_names_every_parameter_that_its_statement_takes(file):
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("name", ["index", "discover", "queue", "page", "quarantined"])
+@pytest.mark.parametrize("name", ["index", "discover", "queue", "page", "last", "quarantined"])
 def test_what_is_active_is_said_in_one_text(profile, name):
     text = re.sub(r"\bt(asks?)?\.(?=platform|status)", "", load(profile)[name].text)
     text = re.sub(r"\s+", " ", text)

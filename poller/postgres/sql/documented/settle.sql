@@ -30,7 +30,9 @@ seen AS MATERIALIZED (
         coalesce(t.task_id, '') = a.task_id
             AND coalesce(t.user_id, 0) = a.user_id
             AND coalesce(t.channel_id, 0) = a.channel_id AS is_same,
-        coalesce(l.task_id = t.task_id AND l.user_id = t.user_id, true) AS is_same_in_ledger,
+        coalesce(l.task_id = coalesce(t.task_id, '') AND l.user_id = coalesce(t.user_id, 0), true) AS is_same_in_ledger,
+        -- A whole-row save brings back what was reserved, or what we wrote; any other amount is a new charge.
+        coalesce(coalesce(t.quota, 0) IN (l.reserved, l.charged), true) AS is_same_amount,
         CASE
             WHEN amount.reserved < 0 THEN 'quota_negative'
             WHEN amount.charged <> amount.reserved AND u.id IS NULL THEN 'user_gone'
@@ -64,6 +66,7 @@ judged AS MATERIALIZED (
         seen.*,
         CASE
             WHEN seen.is_in_ledger AND NOT seen.is_same_in_ledger THEN 'quarantined'
+            WHEN seen.is_in_ledger AND seen.is_active AND NOT seen.is_same_amount THEN 'quarantined'
             WHEN seen.is_ours THEN 'settled'
             WHEN seen.is_in_ledger AND seen.is_active THEN 'reopened'
             WHEN seen.is_in_ledger THEN 'already'
@@ -75,7 +78,7 @@ judged AS MATERIALIZED (
         END AS verdict,
         NOT seen.is_in_ledger AND seen.is_active AND seen.is_same AND seen.obstacle = '' AS is_due,
         -- Opened again by a whole-row save of the gateway after we settled it: put back, without money.
-        seen.is_in_ledger AND seen.is_active AND seen.is_same_in_ledger AS is_restored
+        seen.is_in_ledger AND seen.is_active AND seen.is_same_in_ledger AND seen.is_same_amount AS is_restored
     FROM seen
 ),
 booked AS (
@@ -183,7 +186,8 @@ SELECT
     j.verdict,
     CASE
         WHEN j.verdict <> 'quarantined' THEN ''
-        WHEN j.is_in_ledger THEN 'ledger_of_another_task'
+        WHEN NOT j.is_same_in_ledger THEN 'ledger_of_another_task'
+        WHEN j.is_in_ledger THEN 'ledger_of_another_amount'
         ELSE j.obstacle
     END AS reason,
     j.is_restored,

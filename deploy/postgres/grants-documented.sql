@@ -1,0 +1,77 @@
+-- What the daemon's role needs in the database of a gateway of profile documented, and nothing else.
+--
+-- Run it with psql as the owner of the tables, after 'poller migrate' (which is the owner's too):
+--
+--     CREATE ROLE poller LOGIN PASSWORD '...';
+--     psql -v role=poller -f grants-documented.sql "$OWNERS_DSN"
+--
+-- -v role=NAME: the daemon's role, default poller. -v gateway=SCHEMA: where the gateway's tables are, default public.
+-- Doing it twice is harmless; after an upgrade of the gateway or of the daemon, do it again.
+-- Before PostgreSQL 15 everybody may make tables in schema public: REVOKE CREATE ON SCHEMA public FROM PUBLIC.
+\set ON_ERROR_STOP on
+\if :{?role}
+\else
+    \set role poller
+\endif
+\if :{?gateway}
+\else
+    \set gateway public
+\endif
+
+BEGIN;
+SET LOCAL search_path = :"gateway";
+GRANT CONNECT ON DATABASE :"DBNAME" TO :"role";
+GRANT USAGE ON SCHEMA :"gateway" TO :"role";
+
+-- == the gateway's tables ==
+GRANT
+    SELECT (
+        id, task_id, platform, user_id, channel_id, action, status, progress, quota, used_quota, fail_reason, data,
+        created_at, updated_at
+    ),
+    UPDATE (status, progress, quota, used_quota, fail_reason, data, updated_at)
+ON tasks TO :"role";
+GRANT SELECT (id, quota, used_quota, "group"), UPDATE (quota, used_quota) ON users TO :"role";
+GRANT SELECT (id, type, name, key, base_url) ON channels TO :"role";
+-- Columns that not every version has.
+SELECT format('GRANT SELECT (%I) ON channels TO %I', attname, :'role')
+FROM pg_attribute
+WHERE attrelid = 'channels'::regclass AND NOT attisdropped
+    AND attname IN ('custompass_status_mapping', 'other', 'setting', 'settings', 'channel_info')
+\gexec
+
+GRANT SELECT (model_name, channel_type, ratio, fixed_quota) ON abilities TO :"role";
+GRANT SELECT (group_name, ratio) ON group_ratio TO :"role";
+
+-- Where logs live in another database (LOG_SQL_DSN): there, to a role of that database.
+GRANT
+    SELECT (id, user_id, type, quota, content, created_at),
+    INSERT (user_id, type, quota, model_name, prompt_tokens, completion_tokens, content, created_at)
+ON logs TO :"role";
+SELECT format('GRANT USAGE ON SEQUENCE %s TO %I', pg_get_serial_sequence('logs', 'id'), :'role')
+WHERE pg_get_serial_sequence('logs', 'id') IS NOT NULL
+\gexec
+
+-- == schema poller ==
+GRANT USAGE ON SCHEMA poller TO :"role";
+GRANT SELECT ON poller.migration TO :"role";
+GRANT SELECT, UPDATE (is_paused, triggered_at) ON poller.control TO :"role";
+GRANT SELECT, INSERT, UPDATE (version, seen_until), DELETE ON poller.replica TO :"role";
+GRANT
+    SELECT,
+    INSERT,
+    UPDATE (
+        has_work, holder, lease_until, is_paused, pause_reason, triggered_at, breaker, breaker_until, breaker_failures,
+        concurrency, pass_started_at, pass_ended_at, pass_counts
+    )
+ON poller.lane TO :"role";
+-- Rows are added and never changed: what was settled stays on record.
+GRANT SELECT, INSERT ON poller.ledger TO :"role";
+GRANT SELECT, INSERT ON poller.operator_action TO :"role";
+GRANT USAGE ON SEQUENCE poller.operator_action_id_seq TO :"role";
+GRANT SELECT, INSERT, UPDATE, DELETE ON poller.watch TO :"role";
+GRANT SELECT, INSERT, UPDATE (payload, due_at, tries, last_error), DELETE ON poller.outbox TO :"role";
+GRANT USAGE ON SEQUENCE poller.outbox_id_seq TO :"role";
+GRANT SELECT, INSERT, UPDATE (seen_count, last_seen_at, example_task) ON poller.unknown_status TO :"role";
+
+COMMIT;

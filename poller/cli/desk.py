@@ -1,0 +1,77 @@
+"""What the commands of a person work with: the database, opened and checked, and who that person is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import socket
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from poller.cli.reading import PATIENCE_S, opened
+from poller.cli.sheet import stamp
+from poller.errors import Stop
+
+if TYPE_CHECKING:
+    from poller.postgres.inspect import Inspector
+    from poller.postgres.pool import Database
+    from poller.postgres.profile import Profile
+    from poller.postgres.statements import Statements
+    from poller.settings import Settings
+
+
+class Desk(NamedTuple):
+    """The gateway's database as a person meets it."""
+
+    settings: Settings
+    database: Database
+    profile: Profile
+    statements: Statements
+    inspector: Inspector
+
+
+class NotFound(Stop):
+    """No task, or no single one, goes by that name."""
+
+    exit_code = 1
+
+
+@contextlib.asynccontextmanager
+async def desk(settings: Settings, purpose: str, *, patience_s: float = PATIENCE_S) -> AsyncIterator[Desk]:
+    """Open the database and see that its schema is ours. Raises Unavailable, Misconfigured, NotPermitted."""
+    from poller.postgres import migrate, statements
+    from poller.postgres.inspect import Inspector
+    from poller.postgres.profile import detect
+
+    async with opened(settings, purpose, patience_s=patience_s) as database:
+        found = await detect(database, settings.schema)
+        await migrate.verify(database)
+        known = statements.load(found.name)
+        yield Desk(settings, database, found, known, Inspector(database, known, found.name))
+
+
+async def single(inspector: Inspector, name: str) -> int:
+    """The primary key of the one task that *name* means. Raises NotFound, with the candidates where there are more."""
+    found = await inspector.find(name)
+    if not found:
+        raise NotFound(f"task {name}: not found")
+    if len(found) > 1:
+        lines = [candidate(row) for row in found]
+        raise NotFound("\n".join([f"task {name}: more than one task goes by that name; use pk:KEY of one:", *lines]))
+    return int(found[0]["pk"])
+
+
+def candidate(row: dict[str, Any]) -> str:
+    """One of several tasks that a name may mean, in a line."""
+    named = f"pk:{row['pk']} task_id={row['task_id']} channel={row['channel_id']} user={row['user_id']}"
+    return f"  {named} status={row['status'] or '-'} submitted={stamp(row['submitted_s'])}"
+
+
+def who() -> str:
+    """Who runs this command, and where, as the system knows it; the environment could say anything."""
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        name = f"uid {os.getuid()}"
+    return f"{name}@{socket.gethostname()}"

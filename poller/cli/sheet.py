@@ -1,0 +1,107 @@
+"""Tables and facts for people: rich on a terminal, plain aligned text everywhere else, where nothing is ever cut."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import click
+
+
+class Sheet(NamedTuple):
+    """One table. Columns whose name ends in ``>`` are aligned to the right; without any name there is no header."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[object]]
+    empty: str = "none"
+    """What is said instead of a table without rows."""
+
+
+def show(*parts: Sheet | str) -> None:
+    """Print sheets and lines of text to stdout, a blank line round each sheet."""
+    import sys
+
+    if sys.stdout.isatty():
+        _show_rich(parts)
+        return
+    for place, part in enumerate(parts):
+        if place and not (isinstance(part, str) and isinstance(parts[place - 1], str)):
+            click.echo()
+        for line in [part] if isinstance(part, str) else _plain(part):
+            click.echo(line)
+
+
+def facts(pairs: Mapping[str, object]) -> list[str]:
+    """Lines ``name  value`` with the values in one column; what is None or empty is left out."""
+    shown = {name: str(value) for name, value in pairs.items() if value is not None and value != ""}
+    width = max((len(name) for name in shown), default=0)
+    return [f"{name:<{width}}  {value}" for name, value in shown.items()]
+
+
+def ago(seconds: float | None) -> str:
+    """A length of time as its two largest units; ``-`` for none.
+
+    >>> [ago(each) for each in (0.4, 75, 3600, 200_000, None)]
+    ['0s', '1m15s', '1h', '2d7h', '-']
+    """
+    if seconds is None:
+        return "-"
+    left = int(max(0.0, seconds))
+    parts: list[str] = []
+    for name, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or (name == "s" and not parts):
+            parts.append(f"{count}{name}")
+        elif parts:
+            break
+    return "".join(parts[:2])
+
+
+def stamp(epoch_s: float | None) -> str:
+    """UTC, as the log writes it; ``-`` for none or for what is no time."""
+    if not epoch_s or not 0 < epoch_s < 253_402_300_800:
+        return "-"
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch_s))
+
+
+def _plain(sheet: Sheet) -> Iterable[str]:
+    if not sheet.rows:
+        yield f"{sheet.title}: {sheet.empty}"
+        return
+    yield f"{sheet.title}:"
+    heads = [name.removesuffix(">") for name in sheet.columns]
+    cells = [
+        *([heads] if any(heads) else []),
+        *[["" if value is None else str(value) for value in row] for row in sheet.rows],
+    ]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(heads))]
+    for row in cells:
+        yield "  ".join(
+            f"{text:>{width}}" if name.endswith(">") else f"{text:<{width}}"
+            for name, text, width in zip(sheet.columns, row, widths, strict=True)
+        ).rstrip()
+
+
+def _show_rich(parts: Sequence[Sheet | str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for part in parts:
+        if isinstance(part, str):
+            console.print(Text(part, overflow="fold"))
+        elif not part.rows:
+            console.print(Text.assemble("\n", (part.title, "bold"), f": {part.empty}"))
+        else:
+            table = Table(title=part.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+            table.header_style, table.show_header = "dim", any(part.columns)
+            for name in part.columns:
+                justify: Any = "right" if name.endswith(">") else "left"
+                table.add_column(name.removesuffix(">"), justify=justify, overflow="fold")
+            for row in part.rows:
+                table.add_row(*[Text("" if value is None else str(value)) for value in row])
+            console.print()
+            console.print(table)

@@ -1,0 +1,223 @@
+"""``poller task ID``: one task explained, from its row to the next ask."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from poller.cli.desk import Desk, NotFound, desk, single
+from poller.cli.reading import read_settings
+from poller.cli.sheet import Sheet, ago, facts, show, stamp
+from poller.core.evidence import clean_text
+from poller.errors import AskFailed
+
+if TYPE_CHECKING:
+    from poller.core.model import Channel, Task
+    from poller.postgres.inspect import Seen
+
+RULES = {
+    "success_word": "upstream said a success word",
+    "failed_word": "upstream said a failed word",
+    "not_found_confirmed": "upstream said not_found often enough, and the lists call that a failure",
+    "expired": "nothing final before the deadline, and a good answer after it: refunded by policy",
+    "operator": "settled by hand",
+    "deadline_hold": "nothing final before the deadline; CUSTOM_PASS_DEADLINE_POLICY=hold leaves it to a person",
+    "age_unreadable": "its submit time is missing, in the future or not in seconds: no deadline can be told",
+    "unknown_past_deadline": "past the deadline, and upstream says a word that no list knows: see 'poller status'",
+    "unreadable_past_deadline": "past the deadline, and upstream's item for it cannot be read",
+    "contradiction_past_deadline": "past the deadline, and upstream contradicts itself about it",
+    "unreachable_past_limit": "nobody could be asked about it for 12 lifetimes",
+    "refused_alone": "upstream refuses requests that hold this id, and answers about its neighbours",
+    "quota_overflow": "the amount does not fit into the gateway's column",
+    "quota_negative": "the row reserves less than nothing",
+    "user_gone": "money is due and its owner's row is gone",
+    "subscription_gone": "money is due and the subscription that paid is gone",
+    "subscription_overdrawn": "it costs more than its subscription has left",
+    "ledger_of_another_task": "the ledger has this key for another task: the database was restored, or ids were reused",
+    "ledger_of_another_amount": "settled before, and open again with another amount: it may be a new charge",
+    "bad_amount": "the amount is no whole number in range",
+    "odd_data": "the database refuses its data",
+    "constraint": "the database refuses the change by a constraint",
+}
+"""What rules and reasons mean, for a person."""
+_DATA_SHOWN = 1000
+
+
+@click.command(short_help="One task explained.")
+@click.argument("name", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def task(name: str, as_json: bool) -> None:
+    """Explain one task: its row, its lane, where it is asked about, what was seen last, what decided, what comes next.
+
+    ID is a task id, or a primary key; pk:5 is the key 5 and nothing else. Exits with 1 when there is none.
+    """
+    import anyio
+
+    told = anyio.run(functools.partial(_explain, name))
+    if as_json:
+        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        return
+    parts: list[Sheet | str] = []
+    for title, lines in told.items():
+        if isinstance(lines, dict):
+            parts += [f"{title}:", *(f"  {line}" for line in facts(lines)), ""]
+        elif isinstance(lines, list) and lines:
+            rows = [(stamp(each["at_s"]), each["who"], each["action"], each["detail"]) for each in lines]
+            parts.append(Sheet("done by hand", ("when", "who", "what", "detail"), rows))
+        elif isinstance(lines, str):
+            parts += [f"{title}: {lines}", ""]
+    while parts and parts[-1] == "":
+        parts.pop()
+    show(*parts)
+
+
+async def _explain(name: str) -> dict[str, Any]:
+    from poller.postgres.inspect import key_of
+
+    async with desk(read_settings().settings, "task") as at:
+        try:
+            seen = await at.inspector.see(await single(at.inspector, name))
+        except NotFound:
+            # A gateway may have deleted the row; what we settled stays in the ledger.
+            pk = key_of(name)
+            ledger = await at.inspector.ledger(pk) if pk is not None else None
+            if ledger is None:
+                raise
+            return {"row": f"the gateway has no task with key {pk} any more", "settlement": _settlement(ledger)}
+        if seen is None:
+            raise NotFound(f"task {name}: not found")
+        return await _told(at, seen)
+
+
+async def _told(at: Desk, seen: Seen) -> dict[str, Any]:
+    from poller.postgres.leases import Leases
+
+    settings, task = at.settings, seen.task
+    leases = Leases(at.database, at.statements, "command-line", settings.lease_ttl_s)
+    lanes = {lane["channel_id"]: lane for lane in await leases.lanes_overview()}
+    channels, _ = await at.inspector.channels([task.channel_id], settings.status_words, settings.header_key)
+    lane, channel = lanes.get(task.channel_id), channels.get(task.channel_id)
+    ledger = await at.inspector.ledger(task.pk)
+    return {
+        "row": _row(seen, settings.task_max_lifetime_s),
+        "lane": _lane(lane),
+        "asking": _asking(task, channel),
+        "evidence": _evidence(seen, ledger),
+        "decision": _decision(seen, ledger),
+        "settlement": _settlement(ledger) if ledger else "none: no money has moved",
+        "next ask": _next_ask(seen, lane, channel, settings.poll_interval_s),
+        "done by hand": await at.inspector.actions(task.pk),
+    }
+
+
+def _row(seen: Seen, lifetime_s: float) -> dict[str, object]:
+    task, row = seen.task, seen.row
+    age_s = row["now_s"] - task.submitted_s
+    left_s = lifetime_s - age_s
+    deadline = f"in {ago(left_s)}" if left_s >= 0 else f"{ago(-left_s)} ago"
+    return {
+        "pk": task.pk,
+        "task_id": task.task_id,
+        "upstream_id": task.upstream_id or "none can be read: nobody can be asked about it",
+        "user": task.user_id,
+        "channel": task.channel_id,
+        "model": task.model,
+        "state": task.state.value,
+        "progress": task.progress,
+        "reserved" if seen.is_active else "quota": task.reserved,
+        "used_quota": row["used"],
+        "submitted": f"{stamp(task.submitted_s)} ({ago(age_s)} ago)" if task.submitted_s > 0 else "unknown",
+        "deadline": deadline if seen.is_active and task.submitted_s > 0 else None,
+        "updated": stamp(row["updated_s"]),
+        "fail_reason": clean_text(row["fail_reason"], 2048),
+    }
+
+
+def _lane(lane: dict[str, Any] | None) -> dict[str, object] | str:
+    if lane is None:
+        return "none yet: no replica has met this channel"
+    return {
+        "holder": lane["holder"] if lane["is_held"] else "nobody",
+        "paused": (lane["pause_reason"] or "yes") if lane["is_paused"] else None,
+        "breaker": lane["breaker"],
+        "last pass": f"{ago(lane['unasked_s'])} ago" if lane["unasked_s"] is not None else "never",
+    }
+
+
+def _asking(task: Task, channel: Channel | None) -> dict[str, object] | str:
+    from poller.upstream.wire import ask_url
+
+    if channel is None:
+        return f"nobody: channel {task.channel_id} has no row"
+    try:
+        url = ask_url(channel.base_url, task.model) if channel.base_url else "none"
+    except AskFailed as failed:
+        url = f"none: {failed.detail}"
+    key = "its own" if task.key else f"the channel's ({len(channel.keys)} usable)"
+    header = (task.token_header or channel.token_header) if task.client_token else None
+    return {"url": url, "key": key, "client token": header and f"in {header}", "findings": "; ".join(channel.findings)}
+
+
+def _evidence(seen: Seen, ledger: dict[str, Any] | None) -> dict[str, object] | str:
+    note = seen.note or {}
+    found = {
+        "when settled": ledger["evidence"] if ledger else None,
+        "in quarantine": note.get("detail"),
+        "not_found": f"{note['sightings']} in a row" if note.get("sightings") else None,
+        "last payload": clean_text(seen.row["data"], _DATA_SHOWN),
+    }
+    kept: dict[str, object] = {name: value for name, value in found.items() if value}
+    return kept or "none kept: only what changes a task, holds or settles it is written down"
+
+
+def _decision(seen: Seen, ledger: dict[str, Any] | None) -> str:
+    if ledger:
+        return _meaning(ledger["rule"])
+    if not seen.is_active:
+        return "none of ours: somebody else finished it"
+    if seen.note and seen.note["quarantined_at_s"]:
+        return f"held for a person: {_meaning(seen.note['reason'])}"
+    return "none yet: no answer was final"
+
+
+def _meaning(rule: str) -> str:
+    return f"{rule} ({RULES[rule]})" if rule in RULES else rule
+
+
+def _settlement(ledger: dict[str, Any]) -> dict[str, object]:
+    return {
+        "settled": stamp(ledger["settled_at_s"]),
+        "outcome": ledger["outcome"],
+        "reserved": ledger["reserved"],
+        "charged": ledger["charged"],
+        "refunded": ledger["refunded"],
+        "purse": ledger["purse"],
+        "token": ledger["token_id"],
+        "subscription": ledger["subscription_id"],
+        "price": ledger["price_source"],
+        "tokens": f"{ledger['prompt_tokens']}+{ledger['completion_tokens']}",
+        "fail_reason": ledger["fail_reason"],
+        "by": ledger["replica"],
+    }
+
+
+def _next_ask(seen: Seen, lane: dict[str, Any] | None, channel: Channel | None, interval_s: float) -> str:
+    name = seen.task.task_id or f"pk:{seen.task.pk}"
+    if not seen.is_active:
+        return "never: it is final"
+    if seen.note and seen.note["quarantined_at_s"]:
+        return f"not before 'poller tasks requeue {name}'; or settle it with 'poller tasks resolve {name}'"
+    if lane is not None and lane["is_paused"]:
+        return f"not while its lane is paused ({lane['pause_reason']}): poller resume"
+    if channel is None or not channel.askable or not seen.task.upstream_id:
+        return "not while nobody can be asked: see 'asking'"
+    if lane is None or not lane["is_held"]:
+        return "when a replica takes its lane"
+    if lane["breaker"] == "open":
+        return f"with the probe of its breaker, in {ago((lane['breaker_until_s'] or 0.0) - lane['now_s'])}"
+    if lane["unasked_s"] is None:
+        return "with the first pass of its lane"
+    return f"in about {ago(interval_s - lane['unasked_s'])}, with the next pass of its lane"

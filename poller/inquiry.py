@@ -1,0 +1,202 @@
+"""One batch, asked about until all is known that can be known of it in this pass.
+
+Ordinarily that is one ask. A batch refused as a whole is asked about in halves, so that one bad id spoils no other; ids
+at the end that an answer leaves out are asked about again, because some upstreams cut long lists; and on a channel with
+several keys, what one key does not know is asked about with the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from poller.asking import Asker
+from poller.batch import Bench
+from poller.core.batches import Batch
+from poller.core.keys import KeyRing, is_unknown, weaker
+from poller.core.model import NO_ANSWER, Channel, Kind, Policy, Report, Route, Secret, Task
+from poller.core.passes import PassCounts
+from poller.crashpoints import reach
+from poller.errors import AskFailed, AskReason, PollerError
+
+_CRASHED = 500
+"""The HTTP status of an upstream that broke over a request; it may be over one of its ids."""
+_REMEMBERED = 1000
+"""Refused ids and routes that one pass keeps in mind: beyond that, upstream has another trouble than bad ids."""
+
+
+class Recorder(Protocol):
+    """Who counts and logs what was odd about an answer."""
+
+    def anomaly(self, channel_id: int, kind: str, count: int = 1) -> None: ...
+
+    def event(self, level: str, name: str, **facts: object) -> None: ...
+
+
+class _Asked(NamedTuple):
+    """A batch that is due to be asked about, and what other keys said of its ids before."""
+
+    batch: Batch
+    keys: tuple[Secret, ...] = ()
+    said: Mapping[str, Report] = {}
+    first_s: float | None = None
+    """When the first of those keys was asked."""
+
+
+class Inquiry:
+    """The asks of one pass over *channel*. *now_s* tells the database's time, *is_over* that nothing new may begin."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        *,
+        asker: Asker,
+        bench: Bench,
+        recorder: Recorder,
+        policy: Policy,
+        is_triggered: bool,
+        counts: PassCounts,
+        now_s: Callable[[], float],
+        is_over: Callable[[], bool],
+    ) -> None:
+        self.ring = KeyRing(channel.keys)
+        self.refused: dict[int, tuple[Task, Route, str]] = {}
+        """Tasks whose id alone was refused, by pk, each with its route and how upstream refused it."""
+        self._answered: set[Route] = set()
+        self._channel = channel
+        self._asker = asker
+        self._bench = bench
+        self._recorder = recorder
+        self._policy = policy
+        self._is_triggered = is_triggered
+        self._counts = counts
+        self._now_s = now_s
+        self._is_over = is_over
+        asker.allow_split()
+
+    async def ask(self, batch: Batch, *, is_probe: bool = False) -> None:
+        """Ask about *batch* and carry out what is decided. Raises Defer when it cannot be written down."""
+        due = [_Asked(batch)]
+        is_first = True
+        while due:
+            asked = due.pop()
+            if is_first or not (self._is_over() or self._asker.hold_s() > 0):
+                due += await self._ask(asked, is_probe=is_probe and is_first)
+            else:
+                await self.conclude(asked.batch, {}, self._now_s())
+            is_first = False
+
+    def is_answered(self, route: Route) -> bool:
+        """Whether upstream answered asks about other ids of *route* in this pass."""
+        return route in self._answered
+
+    def _is_batch_fault(self, failed: AskFailed, route: Route) -> bool:
+        """Whether the request as a whole was refused, so that another one with fewer of its ids may fare better."""
+        return failed.is_batch_fault or (failed.http_status == _CRASHED and self.is_answered(route))
+
+    async def _ask(self, asked: _Asked, *, is_probe: bool) -> Sequence[_Asked]:
+        """One ask and its conclusions; what is left to be asked about."""
+        batch = asked.batch
+        # Evidence dates from when the first ask began: an answer to an older question proves nothing about a deadline.
+        asked_s = self._now_s() if asked.first_s is None else asked.first_s
+        key, is_alone = batch.route.key, len(batch.tasks) == 1
+        assert key is not None
+        if not self.ring.may_ask(key):
+            return await self._sort(asked, {}, asked_s)
+        has_other_keys = self.ring.next((*asked.keys, key)) is not None
+
+        def may_split(failed: AskFailed) -> bool:
+            return not is_alone and self._asker.splits_left > 0 and self._is_batch_fault(failed, batch.route)
+
+        def is_excused(failed: AskFailed) -> bool:
+            return may_split(failed) or (failed.reason is AskReason.AUTH and has_other_keys)
+
+        try:
+            answer = await self._asker.ask(self._channel, batch, is_probe=is_probe, is_excused=is_excused)
+        except AskFailed as failed:
+            self._counts.failed_requests += 1
+            if failed.reason is AskReason.AUTH and self.ring.is_multi:
+                if batch.route.client_token is None:  # else it may be the client that is refused
+                    self.ring.refuse(key)
+                return await self._sort(asked, {}, asked_s)
+            if may_split(failed):
+                self._asker.splits_left -= 1
+                return [asked._replace(batch=half) for half in reversed(batch.halves())]
+            if is_alone and self._is_batch_fault(failed, batch.route) and len(self.refused) < _REMEMBERED:
+                self.refused |= {task.pk: (task, batch.route, str(failed)) for task in batch.rows()}
+            await self.conclude(batch, {}, asked_s)
+            return ()
+        reach("walk.answered")
+        if len(self._answered) < _REMEMBERED:
+            self._answered.add(batch.route)
+        self._counts.requests += 1
+        self._counts.asked += len(batch.tasks)
+        for kind, count in (("stranger", answer.strangers), ("unreadable_id", answer.unreadable)):
+            if count:
+                self._recorder.anomaly(self._channel.id, kind, count)
+        told, untold = _cut_after_last_told(batch, answer.reports)
+        left = await self._sort(asked._replace(batch=told), answer.reports, asked_s)
+        return [*left, asked._replace(batch=untold)] if untold else left
+
+    async def _sort(self, asked: _Asked, reports: Mapping[str, Report], asked_s: float) -> Sequence[_Asked]:
+        """Conclude what *reports* settle; what another key may know is left to be asked about with that key."""
+        batch, ring, key = asked.batch, self.ring, asked.batch.route.key
+        if not ring.is_multi or key is None:
+            await self.conclude(batch, reports, asked_s)
+            return ()
+        unknown, known = batch.parted(lambda name, task: task.key is None and is_unknown(reports.get(name, NO_ANSWER)))
+        if known.tasks:
+            lessons = {task.pk: digest for task in known.rows() if (digest := ring.lesson(task, key))}
+            await self.conclude(known, reports, asked_s, lessons)
+        if not unknown.tasks:
+            return ()
+        keys = (*asked.keys, key)
+        said = {}
+        for name in unknown.tasks:
+            report = reports.get(name, NO_ANSWER)
+            said[name] = weaker(asked.said.get(name, report), report)
+        following = ring.next(keys)
+        if following is not None:
+            return [_Asked(unknown.with_key(following), keys, said, asked_s)]
+        # Where a key was refused before its turn came, it may be the one that knows: then nobody said anything.
+        await self.conclude(unknown, said if len(keys) == len(ring.keys) else {}, asked_s)
+        return ()
+
+    async def conclude(
+        self, batch: Batch, reports: Mapping[str, Report], asked_s: float, lessons: Mapping[int, str] | None = None
+    ) -> None:
+        """Have *batch* judged by *reports* and the judgement written down.
+
+        A task that our own code cannot judge is said, stays open, and stops none of its neighbours.
+        """
+        try:
+            await self._bench.conclude(
+                self._channel,
+                batch,
+                reports,
+                now_s=asked_s,
+                policy=self._policy,
+                is_triggered=self._is_triggered,
+                counts=self._counts,
+                lessons=lessons or {},
+            )
+        except PollerError:
+            raise
+        except Exception as bug:  # noqa: BLE001 - a supervision point
+            if len(batch.tasks) > 1:
+                for half in batch.halves():
+                    await self.conclude(half, reports, asked_s, lessons)
+                return
+            self._counts.failed_requests += 1
+            pks = [task.pk for task in batch.rows()]
+            self._recorder.event("error", "task_failed", channel_id=self._channel.id, task_pks=pks, exc_info=bug)
+
+
+def _cut_after_last_told(batch: Batch, reports: Mapping[str, Report]) -> tuple[Batch, Batch | None]:
+    """*batch* up to the last id that the answer tells of, and the absent rest; all of it when it tells of none."""
+    absent = 0
+    for name in reversed(batch.tasks):
+        if reports[name].kind is not Kind.ABSENT:
+            break
+        absent += 1
+    return batch.cut(len(batch.tasks) - absent) if 0 < absent < len(batch.tasks) else (batch, None)

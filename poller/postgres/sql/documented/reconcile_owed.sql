@@ -1,0 +1,44 @@
+-- reconcile_owed: finished tasks without a ledger row that may be owed money, and settlements whose refunds look alike.
+-- $1 float8 epoch seconds: only tasks submitted since   locks: none
+-- returns: a cursor in the order of user, key, time (newest first), is_task
+--   key: what a refund's log row is recognised by: its user and amount
+--   at_us: microseconds since the epoch; charged: what of it is not owed; is_odd: for a person, whatever the logs say
+--
+-- The order is the server's to make, on its disk when it is long: neither side keeps more than a page of it.
+DECLARE owed NO SCROLL CURSOR FOR
+WITH candidate AS MATERIALIZED (
+    SELECT
+        t.id::bigint AS pk,
+        coalesce(t.task_id, '')::text AS task_id,
+        coalesce(t.user_id, 0)::bigint AS user_id,
+        coalesce(t.channel_id, 0)::bigint AS channel_id,
+        coalesce(t.action, '')::text AS model,
+        CASE t.status WHEN 'completed' THEN 'SUCCESS' ELSE 'FAILURE' END AS outcome,
+        t.quota::bigint AS reserved,
+        coalesce(t.used_quota, 0)::bigint AS charged,
+        coalesce(t.fail_reason, '')::text AS fail_reason,
+        -- NULL is not a time at which money could be given back: taken for the beginning of all.
+        coalesce((extract(epoch FROM t.created_at) * 1000000)::bigint, 0) AS at_us,
+        (t.quota - coalesce(t.used_quota, 0))::text COLLATE "C" AS key,
+        t.status = 'failed' AND coalesce(t.used_quota, 0) <> 0 AS is_odd
+    FROM tasks AS t
+    WHERE t.platform = 'custompass' AND t.status IN ('completed', 'failed') AND t.quota > coalesce(t.used_quota, 0)
+        AND ($1::float8 = 0 OR t.created_at >= to_timestamp($1::float8))
+        AND NOT EXISTS (SELECT FROM poller.ledger AS l WHERE l.task_pk = t.id)
+),
+settled AS (
+    -- A refund of ours left a log row at this very time, which explains no other task.
+    SELECT
+        l.task_pk AS pk, l.task_id, l.user_id, l.channel_id, l.model, l.outcome, l.reserved, l.charged, l.fail_reason,
+        (extract(epoch FROM l.settled_at) * 1000000)::bigint AS at_us,
+        l.refunded::text COLLATE "C" AS key,
+        false AS is_odd
+    FROM poller.ledger AS l
+    WHERE l.refunded > 0
+)
+SELECT candidate.*, true AS is_task FROM candidate
+UNION ALL
+SELECT settled.*, false AS is_task
+FROM settled
+WHERE (settled.user_id, settled.key) IN (SELECT candidate.user_id, candidate.key FROM candidate)
+ORDER BY user_id, key, at_us DESC, is_task, pk

@@ -1,0 +1,18 @@
+-- reconcile_refunds: log rows of refunds, in the order of reconcile_owed. Runs where the logs are.
+-- $1 float8 epoch seconds: only rows since   locks: none
+-- returns: a cursor (user_id, key, at_us); key is that of reconcile_owed
+DECLARE refunds NO SCROLL CURSOR FOR
+WITH refund AS (
+    SELECT
+        coalesce(l.user_id, 0)::bigint AS user_id,
+        -- The words of all versions of the fork.
+        coalesce(
+            substring(l.content FROM '任务ID: (.*?), 补偿 '), substring(l.content FROM '任务执行失败 (.*?)，补偿 ')
+        ) COLLATE "C" AS key,
+        l.created_at::bigint * 1000000 AS at_us
+    FROM logs AS l
+    WHERE l.type = 4 AND l.created_at >= $1::float8
+)
+SELECT refund.user_id, refund.key, refund.at_us FROM refund
+WHERE refund.key IS NOT NULL
+ORDER BY user_id, key, at_us DESC

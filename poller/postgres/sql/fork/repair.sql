@@ -1,0 +1,204 @@
+-- repair: what finished tasks are still owed, exactly once; follows lock in the same transaction, as settle does.
+-- $1 bigint[] pks, ascending   $2 text[] task ids   $3 bigint[] users   $4 bigint[] channels   $5 text[] models
+-- $6 text[] outcomes   $7 bigint[] charged, as read   $8 text[] rules   $9 text[] price sources
+-- $10 bigint[] prompt tokens   $11 bigint[] completion tokens   $12 text[] fail reasons   $13 text[] data: not written
+-- $14 text[] evidence   $15 uuid attempt   $16 text replica
+-- $17 boolean lower channels.used_quota after a failure (profile fork)   $18 boolean logs live in another database
+-- $19 boolean the gateway caches balances
+-- locks: held by lock   writes: ledger, users (and channels, where $17 says so), logs or outbox, watch
+-- returns: as settle; a row that owes nothing any more is final, and is_restored is never true
+--
+-- A sibling of settle for rows that settle must never touch: these are final, and have no ledger row. The ledger's key
+-- makes it once here too. A statement that writes in CTEs reads everything as it was before: as lock left it to us.
+WITH setting AS MATERIALIZED (
+    -- Options are text that an administrator typed: what cannot be read is the gateway's own default.
+    SELECT
+        floor(extract(epoch FROM now()))::bigint AS now_s,
+        coalesce(max(o.value) FILTER (WHERE o.key = 'DisplayInCurrencyEnabled'), 'true') = 'true' AS is_in_currency,
+        coalesce(
+            nullif(
+                CASE
+                    WHEN max(o.value) FILTER (WHERE o.key = 'QuotaPerUnit') ~ '^[0-9]{1,15}([.][0-9]{1,9})?$'
+                    THEN (max(o.value) FILTER (WHERE o.key = 'QuotaPerUnit'))::numeric
+                END,
+                0
+            ),
+            500000
+        ) AS quota_per_unit
+    FROM options AS o
+    WHERE o.key IN ('DisplayInCurrencyEnabled', 'QuotaPerUnit')
+),
+seen AS MATERIALIZED (
+    SELECT
+        a.pk, a.task_id, a.user_id, a.channel_id, a.model, a.rule, a.price_source, a.prompt_tokens, a.completion_tokens,
+        a.data, a.evidence,
+        coalesce(l.outcome, a.outcome) AS outcome,
+        coalesce(l.fail_reason, a.fail_reason) AS fail_reason,
+        amount.reserved,
+        amount.charged,
+        l.task_pk IS NOT NULL AS is_in_ledger,
+        coalesce(l.attempt = $15::uuid, false) AS is_ours,
+        t.id IS NOT NULL AS is_there,
+        coalesce(t.status = 'FAILURE' AND t.quota > 0, false) AS is_owed,
+        -- NULL reads as zero value, as in all gateways.
+        coalesce(t.task_id, '') = a.task_id
+            AND coalesce(t.user_id, 0) = a.user_id
+            AND coalesce(t.channel_id, 0) = a.channel_id AS is_same,
+        coalesce(l.task_id = coalesce(t.task_id, '') AND l.user_id = coalesce(t.user_id, 0), true) AS is_same_in_ledger,
+        CASE
+            WHEN amount.reserved < 0 THEN 'quota_negative'
+            WHEN amount.charged <> amount.reserved AND u.id IS NULL THEN 'user_gone'
+            ELSE ''
+        END AS obstacle
+    FROM unnest(
+        $1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::bigint[], $8::text[],
+        $9::text[], $10::bigint[], $11::bigint[], $12::text[], $13::text[], $14::text[]
+    ) AS a (
+        pk, task_id, user_id, channel_id, model, outcome, charged, rule,
+        price_source, prompt_tokens, completion_tokens, fail_reason, data, evidence
+    )
+    LEFT JOIN tasks AS t ON t.id = a.pk AND t.platform = 'custompass'
+    LEFT JOIN LATERAL (
+        -- One by one with the key: a plan that was made while the ledger was empty would else read through all of it.
+        SELECT b.task_pk, b.task_id, b.user_id, b.outcome, b.fail_reason, b.reserved, b.charged, b.attempt
+        FROM poller.ledger AS b
+        WHERE b.task_pk = a.pk
+        LIMIT 1
+    ) AS l ON true
+    LEFT JOIN users AS u ON u.id = t.user_id
+    -- What is owed is what the locked row says, not what was read.
+    CROSS JOIN LATERAL (
+        SELECT
+            coalesce(l.reserved, t.quota, 0)::bigint AS reserved,
+            coalesce(l.charged, 0)::bigint AS charged
+    ) AS amount
+),
+judged AS MATERIALIZED (
+    SELECT
+        seen.*,
+        CASE
+            WHEN seen.is_in_ledger AND NOT seen.is_same_in_ledger THEN 'quarantined'
+            WHEN seen.is_ours THEN 'settled'
+            WHEN seen.is_in_ledger THEN 'already'
+            WHEN NOT seen.is_there THEN 'gone'
+            WHEN NOT seen.is_same THEN 'moved'
+            WHEN NOT seen.is_owed THEN 'final'
+            WHEN seen.obstacle <> '' THEN 'quarantined'
+            ELSE 'settled'
+        END AS verdict,
+        NOT seen.is_in_ledger AND seen.is_owed AND seen.is_same AND seen.obstacle = '' AS is_due
+    FROM seen
+),
+booked AS (
+    -- The key of the ledger is what makes a settlement happen once: all that follows starts from the rows of this.
+    INSERT INTO poller.ledger (
+        task_pk, task_id, user_id, channel_id, model, outcome, rule, reserved, charged, refunded,
+        price_source, prompt_tokens, completion_tokens, fail_reason, evidence, attempt, replica
+    )
+    SELECT
+        j.pk, j.task_id, j.user_id, j.channel_id, j.model, j.outcome, j.rule, j.reserved, j.charged,
+        j.reserved - j.charged, j.price_source, j.prompt_tokens, j.completion_tokens, j.fail_reason, j.evidence,
+        $15::uuid, $16::text
+    FROM judged AS j
+    WHERE j.is_due
+    ORDER BY j.pk
+    ON CONFLICT (task_pk) DO NOTHING
+    RETURNING
+        task_pk, task_id, user_id, channel_id, model, outcome, rule, reserved, charged, refunded,
+        prompt_tokens, completion_tokens, fail_reason
+),
+owed AS MATERIALIZED (
+    -- Summed first: UPDATE … FROM changes a user once, however many of the rows are theirs.
+    SELECT b.user_id, sum(b.refunded)::bigint AS refunded, min(b.task_pk) AS task_pk
+    FROM booked AS b
+    WHERE b.refunded <> 0
+    GROUP BY b.user_id
+),
+paid AS (
+    UPDATE users AS u
+    -- Submitting moves neither used_quota nor the token here, so settling does not either.
+    SET quota = coalesce(u.quota, 0) + owed.refunded
+    FROM owed
+    WHERE u.id = owed.user_id
+    RETURNING u.id
+),
+channel_lowered AS (
+    UPDATE channels AS c
+    -- Submitting never raised it, though the fork's own poller lowers it: hence the setting, and the floor.
+    SET used_quota = greatest(0, coalesce(c.used_quota, 0) - o.refunded)
+    FROM (
+        SELECT b.channel_id, sum(b.refunded)::bigint AS refunded
+        FROM booked AS b
+        WHERE b.outcome = 'FAILURE' AND b.refunded <> 0 AND $17::boolean
+        GROUP BY b.channel_id
+    ) AS o
+    WHERE c.id = o.channel_id
+),
+line AS MATERIALIZED (
+    -- The fork logs refunds of failed tasks and nothing else; 4 is its type for that.
+    SELECT
+        b.task_pk,
+        b.user_id,
+        coalesce(u.username, '') AS username,
+        setting.now_s AS created_at,
+        4::bigint AS type,
+        concat(
+            CASE b.rule WHEN 'expired' THEN 'CustomPass任务超时退费' ELSE 'CustomPass任务失败退费' END,
+            ' - 模型: ', b.model, ', 任务ID: ', b.task_id, ', 补偿 ',
+            CASE
+                WHEN setting.is_in_currency THEN concat('＄', round(b.refunded / setting.quota_per_unit, 6), ' 额度')
+                ELSE concat(b.refunded, ' 点额度')
+            END,
+            ', 原因: ', b.fail_reason
+        ) AS content
+    FROM booked AS b
+    LEFT JOIN users AS u ON u.id = b.user_id
+    CROSS JOIN setting
+    WHERE b.outcome = 'FAILURE' AND b.refunded <> 0
+),
+logged AS (
+    INSERT INTO logs (user_id, username, created_at, type, content)
+    SELECT line.user_id, line.username, line.created_at, line.type, line.content
+    FROM line
+    WHERE NOT $18::boolean
+    ORDER BY line.task_pk
+),
+posted AS (
+    INSERT INTO poller.outbox (kind, task_pk, payload)
+    SELECT 'log', line.task_pk, to_jsonb(line) FROM line WHERE $18::boolean
+    UNION ALL
+    SELECT 'user_cache', owed.task_pk, jsonb_build_object('user_id', owed.user_id, 'delta', owed.refunded)
+    FROM owed
+    WHERE $19::boolean
+),
+forgotten AS (
+    DELETE FROM poller.watch AS w
+    WHERE w.task_pk = ANY(ARRAY(
+        SELECT j.pk FROM judged AS j WHERE j.is_due OR j.verdict IN ('settled', 'already')
+    ))
+),
+counted AS MATERIALIZED (
+    SELECT
+        CASE
+            WHEN (SELECT count(*) FROM booked) <> (SELECT count(*) FROM judged AS j WHERE j.is_due) THEN 'ledger_row'
+            WHEN (SELECT count(*) FROM paid) <> (SELECT count(*) FROM owed) THEN 'user_row'
+            ELSE ''
+        END AS short
+)
+SELECT
+    j.pk,
+    j.verdict,
+    CASE
+        WHEN j.verdict <> 'quarantined' THEN ''
+        WHEN NOT j.is_same_in_ledger THEN 'ledger_of_another_task'
+        WHEN j.is_in_ledger THEN 'ledger_of_another_amount'
+        ELSE j.obstacle
+    END AS reason,
+    false AS is_restored,
+    CASE WHEN j.is_due OR j.is_in_ledger THEN j.outcome ELSE '' END AS outcome,
+    CASE WHEN j.is_due OR j.is_in_ledger THEN j.reserved ELSE 0 END AS reserved,
+    CASE WHEN j.is_due OR j.is_in_ledger THEN j.charged ELSE 0 END AS charged,
+    counted.short
+FROM judged AS j
+CROSS JOIN counted
+ORDER BY j.pk

@@ -1,0 +1,25 @@
+-- outbox_claim: take entries that are due, oldest first, for a while; rows that another replica is taking are left to it.
+-- $1 text kind   $2 bigint how many at most   $3 float8 seconds   $4 bigint floor (or NULL),
+--   kept with entries that have none yet
+-- locks: the entries, until the statement ends
+-- returns: the entries; age_s in seconds; is_in_doubt: an earlier claim of it ended without a word
+WITH due AS MATERIALIZED (
+    SELECT o.id, o.tries > 0 AND o.last_error = '' AS is_in_doubt
+    FROM poller.outbox AS o
+    WHERE o.kind = $1::text AND o.due_at <= now()
+    ORDER BY o.id
+    LIMIT $2::bigint
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE poller.outbox AS o
+SET tries = o.tries + 1,
+    -- Empty while somebody has it: so a claim that ends without a word can be told from a try that failed.
+    last_error = '',
+    due_at = now() + make_interval(secs => $3::float8),
+    payload = CASE
+        WHEN o.payload ? 'floor' OR $4::bigint IS NULL THEN o.payload
+        ELSE o.payload || jsonb_build_object('floor', $4::bigint)
+    END
+FROM due
+WHERE o.id = due.id
+RETURNING o.id, o.task_pk, o.payload::text AS payload, extract(epoch FROM now() - o.created_at)::float8 AS age_s, due.is_in_doubt

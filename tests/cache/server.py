@@ -1,0 +1,91 @@
+"""A real Redis server for tests, ended with the test, also when that is killed."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+BINARY = shutil.which("redis-server") or ""
+
+
+def needed() -> None:
+    """Skip the test, saying why, where there is no Redis."""
+    if not BINARY:
+        pytest.skip("no redis-server on this machine: apt-get install redis-server")
+
+
+class RedisServer:
+    """Listens on a loopback port and on a socket; loses its data when it is stopped, as a cache may."""
+
+    def __init__(self) -> None:
+        # A socket path holds 107 bytes.
+        self._folder = Path(tempfile.mkdtemp(prefix="poller-redis-"))
+        self.socket = self._folder / "redis.sock"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        leash = ["setpriv", "--pdeathsig", "KILL"] if sys.platform == "linux" else []
+        options = {
+            "bind": "127.0.0.1",
+            "port": self.port,
+            "unixsocket": self.socket,
+            "save": "",
+            "appendonly": "no",
+            "dir": self._folder,
+            "logfile": self._folder / "log",
+        }
+        arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+        self._process = subprocess.Popen([*leash, BINARY, *arguments])
+        until = time.monotonic() + 20
+        while self.cli("PING") != "PONG":
+            assert self._process.poll() is None, (self._folder / "log").read_text()
+            assert time.monotonic() < until, "Redis does not answer"
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+    def close(self) -> None:
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def cli(self, *command: str) -> str:
+        """One command, spoken without any client library; the reply's first line, or the value. Empty when away."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 10) as link:
+                stream = link.makefile("rwb")
+                stream.write(b"*%d\r\n" % len(command))
+                for part in command:
+                    stream.write(b"$%d\r\n%s\r\n" % (len(part.encode()), part.encode()))
+                stream.flush()
+                return _reply(stream)
+        except OSError:
+            return ""
+
+    def hash(self, key: str) -> dict[str, str]:
+        """All fields of a hash."""
+        parts = self.cli("HGETALL", key).split("\n") if self.cli("EXISTS", key) == "1" else []
+        return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _reply(stream) -> str:  # type: ignore[no-untyped-def]
+    line = stream.readline().strip().decode()
+    if line.startswith("*"):
+        return "\n".join(_reply(stream) for _ in range(int(line[1:])))
+    if line.startswith("$"):
+        return "" if line == "$-1" else stream.read(int(line[1:]) + 2)[:-2].decode()
+    return line[1:]

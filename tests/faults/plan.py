@@ -1,0 +1,155 @@
+"""Random schedules: what runs, what goes wrong and when. All of it follows from a seed and a number."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from tests.faults.labels import labels
+
+PROFILES = ("documented", "fork", "main")
+WINDOW_S = 5.0
+"""How long things go wrong, before everything is healed."""
+
+WEIGHTS = {
+    "kills": 4,
+    "crash": 8,
+    "terminations": 3,
+    "commit_cuts": 5,
+    "cut_all": 2,
+    "hang": 1,
+    "refuse": 1,
+    "commit_waits": 2,
+    "freeze": 2,
+    "term": 2,
+    "server_child": 2,
+    "server_immediate": 2,
+    "server_fast": 1,
+    "server_killed": 1,
+    "fail_over": 1,
+    "read_only": 1,
+    "exhaustion": 1,
+    "full_disk": 1,
+    "clock": 1,
+}
+"""How often each fault is chosen, relative to the others."""
+
+HABITS = ("spend", "flush", "save", "sweep", "hold", "cross", "migrate", "delete")
+RARE = {
+    "batch.remembered": "not_found",
+    "batch.held": "hold",
+    "batch.counted": "trouble",
+    "settle.refused": "deletions",
+}
+"""Labels that only some circumstances lead to, and which."""
+_BROKEN_SERVER = ("server_child", "server_immediate", "server_fast", "server_killed", "fail_over", "full_disk")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One fault at one time; *label* is the crash point of a ``crash``."""
+
+    at_s: float
+    fault: str
+    seed: str
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One schedule. *circumstances* are what rare labels need: ``not_found``, ``hold``, ``trouble``, ``deletions``."""
+
+    seed: int
+    number: int
+    profile: str
+    tasks: int
+    replicas: int
+    connections: int
+    is_pooled: bool
+    circumstances: frozenset[str]
+    habits: tuple[str, ...]
+    steps: tuple[Step, ...] = field(default=())
+
+    @property
+    def claims(self) -> frozenset[str]:
+        """What a campaign with this schedule must have seen happen at least once."""
+        faults = {step.fault for step in self.steps} - {"crash"}
+        labelled = {f"crash at {step.label}" for step in self.steps if step.label}
+        return frozenset(faults | labelled | ({"pooler"} if self.is_pooled else set()))
+
+    def __str__(self) -> str:
+        steps = ", ".join(
+            f"{step.at_s:.1f} {step.fault}{' ' + step.label if step.label else ''}" for step in self.steps
+        )
+        return (
+            f"{self.number}: {self.profile}, {self.tasks} tasks, {self.replicas} replicas of {self.connections}"
+            f" connections{', pooled' if self.is_pooled else ''}; {', '.join(sorted(self.circumstances)) or 'plain'};"
+            f" gateway: {' '.join(self.habits)}; {steps}"
+        )
+
+
+def plan(seed: int, number: int, able: frozenset[str]) -> Plan:
+    """Schedule *number* of the campaign *seed*. *able*: ``pooler`` and the faults of ``WEIGHTS`` that this machine can do.
+
+    Crash points go round in turn, so that a campaign of some length reaches every one of them.
+    """
+    chance = random.Random(f"{seed}/{number}")
+    known = labels()
+    is_pooled = "pooler" in able and chance.random() < 0.25
+    faults = [fault for fault in WEIGHTS if fault in able and not (is_pooled and fault in ("fail_over", "exhaustion"))]
+    chosen = chance.choices(faults, [WEIGHTS[fault] for fault in faults], k=chance.randint(3, 6))
+    # One crash of the server at a time is enough; a second one would only meet its recovery.
+    crashes = [fault for fault in chosen if fault in _BROKEN_SERVER]
+    for extra in crashes[1:]:
+        chosen[chosen.index(extra)] = "commit_cuts"
+    if "crash" not in chosen:
+        chosen[0] = "crash"
+    steps = []
+    circumstances = {each for each in ("not_found", "hold", "trouble", "deletions") if chance.random() < 0.25}
+    for place, fault in enumerate(chosen):
+        label = ""
+        if fault == "crash":
+            label = known[(number * 2 + place) % len(known)] if place < 2 else chance.choice(known)
+            circumstances |= {RARE[label]} if label in RARE else set()
+        # What kills itself at a label needs work left to reach it.
+        at_s = round(0.01 + chance.random() * (2.5 if label else WINDOW_S - 0.5), 2)
+        steps.append(Step(0.0 if label in RARE else at_s, fault, f"{seed}/{number}/{place}", label))
+    if "not_found" in circumstances:
+        # A listed not_found ends tasks before a hold could.
+        circumstances.discard("hold") if not any(
+            step.label == "batch.held" for step in steps
+        ) else circumstances.discard("not_found")
+    habits = {"spend", "flush", *chance.sample(HABITS[2:], k=chance.randint(1, 4))}
+    habits |= {"delete"} if "deletions" in circumstances else set()
+    return Plan(
+        seed=seed,
+        number=number,
+        profile=chance.choice(PROFILES),
+        tasks=chance.randint(150, 500),
+        replicas=chance.choice((1, 2, 2, 3)),
+        connections=chance.choice((1, 2, 4, 10)),
+        is_pooled=is_pooled,
+        circumstances=frozenset(circumstances),
+        habits=tuple(habit for habit in HABITS if habit in habits),
+        steps=tuple(sorted(steps, key=lambda step: step.at_s)),
+    )
+
+
+def focused(seed: int, number: int, claim: str) -> Plan:
+    """A schedule about one claim, for the case that the random ones did not come to it."""
+    label = claim.removeprefix("crash at ") if claim.startswith("crash at ") else ""
+    fault = "crash" if label else "commit_cuts" if claim == "pooler" else claim
+    chance = random.Random(f"{seed}/{number}/{claim}")
+    at_s = 0.0 if label in RARE else 0.8
+    return Plan(
+        seed=seed,
+        number=number,
+        profile=chance.choice(PROFILES),
+        tasks=400,
+        replicas=2,
+        connections=4,
+        is_pooled=claim == "pooler",
+        circumstances=frozenset({RARE[label]} if label in RARE else set()),
+        habits=("spend", "delete") if RARE.get(label) == "deletions" else ("spend",),
+        steps=(Step(at_s, fault, f"{seed}/{number}/0", label),),
+    )

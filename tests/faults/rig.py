@@ -1,0 +1,312 @@
+"""One schedule, run: a gateway's database with witnesses, an upstream, daemons, a rival, faults; then healing and checks."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import asyncpg
+
+from poller.core.model import Secret
+from poller.demo import world
+from poller.demo.fates import Lives
+from poller.demo.simulator import Simulator
+from poller.demo.troubles import Trouble
+from poller.postgres.migrate import migrate
+from poller.postgres.pool import open_pool
+from tests.e2e.harness import truth_of, upstream
+from tests.faults import checker
+from tests.faults.cluster import Cluster
+from tests.faults.nursery import Child, Nursery
+from tests.faults.plan import WINDOW_S, Plan
+from tests.faults.pooler import pooler
+from tests.faults.proxy import Proxy, Target
+from tests.faults.rival import Rival
+
+LEASE_S = 1.0
+DRAIN_LIMIT_S = 90.0
+_TROUBLE = Trouble(
+    failing=0.05,
+    babbling=0.03,
+    slow_s=0.1,
+    strange=0.03,
+    unknown_word=0.1,
+    not_found=0.05,
+    absent=0.05,
+    doubled=0.05,
+    unreadable=0.03,
+    heals_after_s=WINDOW_S,
+)
+_PACE = {
+    "CUSTOM_PASS_POLL_INTERVAL": "300ms",
+    "CUSTOM_PASS_LEASE_TTL": f"{LEASE_S:g}s",
+    "CUSTOM_PASS_RETRY_DELAY": "50ms",
+    "CUSTOM_PASS_TASK_TIMEOUT": "2s",
+    "CUSTOM_PASS_BATCH_SIZE": "7",
+    "CUSTOM_PASS_DRAIN_TIMEOUT": "5s",
+    "ENABLE_METRICS": "false",
+    "LOG_FORMAT": "text",
+}
+_COMPLAINTS = re.compile(
+    "Traceback|this is a bug|lane_failed|loop_failed|was never (?:retrieved|awaited)|never retrieved|demo-key-"
+)
+
+
+class Rig:
+    """What the faults of one schedule work on. ``hits`` counts what really happened, ``wrong`` what must not."""
+
+    def __init__(self, plan: Plan, cluster: Cluster, nursery: Nursery, folder: Path) -> None:
+        self.plan = plan
+        self.cluster = cluster
+        self.nursery = nursery
+        self.proxy = Proxy(lambda: self._pooler or cluster.socket)
+        self._pooler: Target | None = None
+        self.database = f"schedule_{plan.number}"
+        self.chance = random.Random(f"{plan.seed}/{plan.number}/rig")
+        self.hits: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.settlements = 0
+        self.alive: list[Child] = []
+        self.armed: dict[Child, str] = {}
+        self.frozen: set[Child] = set()
+        self._felled: list[Child] = []
+        self._all: list[Child] = []
+        self._folder = folder
+
+    def dsn(self) -> str:
+        """The database itself, past the proxy."""
+        return self.cluster.dsn(self.database)
+
+    async def admin(self, query: str, *args: object) -> list[asyncpg.Record]:
+        """Run *query* as a person would; waits while the server is on its way up."""
+        with anyio.fail_after(60):
+            while True:
+                with contextlib.suppress(OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError):
+                    settings = {"application_name": "rig", "default_transaction_read_only": "off"}
+                    connection = await asyncpg.connect(self.dsn(), timeout=5, server_settings=settings)
+                    try:
+                        return await connection.fetch(query, *args)
+                    finally:
+                        connection.terminate()
+                await anyio.sleep(0.05)
+
+    # -- daemons -----------------------------------------------------------------------------------------------------
+
+    def _settings(self) -> dict[str, str]:
+        dsn = f"postgresql://postgres@127.0.0.1:{self.proxy.port}/{self.database}?sslmode=disable"
+        settings = {**_PACE, "SQL_DSN": dsn, "CUSTOM_PASS_DB_MAX_OPEN_CONNS": str(self.plan.connections)}
+        if "hold" in self.plan.circumstances:
+            settings["CUSTOM_PASS_DEADLINE_POLICY"] = "hold"
+        if "not_found" in self.plan.circumstances:
+            settings["CUSTOM_PASS_STATUS_FAILED"] = "failed,error,cancelled,not_found"
+        return settings
+
+    async def spawn(self, *, crash_at: str = "", preload: dict[str, str] | None = None) -> Child:
+        """One more daemon, perhaps one that will kill itself at a label."""
+        settings = self._settings()
+        if crash_at:
+            settings["CUSTOM_PASS_CRASH_AT"] = crash_at
+        log = self._folder / f"{self.plan.number}-{len(self._all)}.log"
+        child = await self.nursery.spawn(settings | (preload or {}), log, is_fresh=preload is not None)
+        if crash_at:
+            self.armed[child] = crash_at.partition(":")[0]
+        self.alive.append(child)
+        self._all.append(child)
+        return child
+
+    def some_daemon(self) -> Child | None:
+        """A daemon that runs, is not frozen, and not about to kill itself."""
+        running = [child for child in self.alive if child.code is None and child not in self.frozen | self.armed.keys()]
+        return self.chance.choice(running) if running else None
+
+    async def fell(self, child: Child) -> bool:
+        """SIGKILL a daemon; whether it was alive until then."""
+        if child not in self.alive:
+            return False
+        self.alive.remove(child)
+        self._felled.append(child)
+        was_alive = child.signal(signal.SIGKILL)
+        await child.ended()
+        return was_alive
+
+    async def _bury(self) -> None:
+        """Note which daemons killed themselves, and put others in their place."""
+        for child in [child for child in self.alive if child.code is not None]:
+            if child not in self.alive:
+                # Felled while the one before it was replaced.
+                continue
+            self.alive.remove(child)
+            label = self.armed.pop(child, "")
+            if child.code == -signal.SIGKILL and label:
+                self.hits[f"crash at {label}"] += 1
+                self.hits["kill"] += 1
+            else:
+                self.wrong.append(f"a daemon ended by itself with {child.code}: {child.said()[-600:]}")
+            await self.spawn()
+
+    # -- the run -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """All of it. What is wrong is in ``wrong`` afterwards."""
+        from tests.faults.nemesis import FAULTS
+
+        lives = Lives(seed=self.plan.number, shortest_s=0.1, typical_s=1.5, longest_s=WINDOW_S)
+        is_troubled = not self.plan.circumstances.isdisjoint(("trouble", "not_found"))
+        troubles = {f"/ch{n}": _TROUBLE for n in (1, 2)} if is_troubled else {}
+        simulator = Simulator(seed=self.plan.number, lives=lives, troubles=troubles)
+        await self.proxy.start()
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                if self.plan.is_pooled:
+                    self._pooler = ("127.0.0.1", await stack.enter_async_context(pooler(self.cluster)))
+                url = await stack.enter_async_context(upstream(simulator))
+                await self._seed(url, simulator)
+                simulator.started_s += 0.5
+                for step in self.plan.steps:
+                    if step.label and step.at_s == 0:
+                        await self.spawn(crash_at=f"{step.label}:1")
+                        await anyio.sleep(LEASE_S / 2)
+                for _ in range(self.plan.replicas):
+                    await self.spawn()
+                rival = Rival(self.plan.profile, self.dsn, self.chance)
+                async with anyio.create_task_group() as gateway:
+                    gateway.start_soon(rival.run, self.plan.habits)
+                    async with anyio.create_task_group() as nemesis:
+                        began = anyio.current_time()
+                        for step in self.plan.steps:
+                            nemesis.start_soon(self._at, began + step.at_s, FAULTS[step.fault], step)
+                        while anyio.current_time() < began + WINDOW_S:
+                            await anyio.sleep(0.1)
+                            await self._bury()
+                    gateway.cancel_scope.cancel()
+                self.hits.update({f"gateway: {deed}": count for deed, count in rival.did.items()})
+                self.hits.update({f"cut: {how}": count for how, count in self.proxy.cuts.items()})
+                self.hits["pooler"] += self.plan.is_pooled
+                await self._heal()
+                await self._drain()
+                await self._end()
+                await self._check()
+        finally:
+            for child in self._all:
+                child.signal(signal.SIGKILL)
+            for child in self._all:
+                await child.ended()
+            await self.proxy.close()
+
+    async def _at(self, when: float, fault, step) -> None:  # type: ignore[no-untyped-def]
+        await anyio.sleep(max(0.0, when - anyio.current_time()))
+        await fault(self, step)
+
+    async def _seed(self, url: str, simulator: Simulator) -> None:
+        template = await _template(self.cluster, self.plan.profile)
+        root = await asyncpg.connect(self.cluster.dsn())
+        await root.execute(f"DROP DATABASE IF EXISTS {self.database} WITH (FORCE)")
+        await root.execute(f"CREATE DATABASE {self.database} TEMPLATE {template} STRATEGY file_copy")
+        await root.close()
+        connection = await asyncpg.connect(self.dsn(), server_settings={"application_name": "rig"})
+        await world.seed(connection, self.plan.profile, tasks=self.plan.tasks, upstream=url, truth=truth_of(simulator))
+        await checker.install(connection, self.plan.profile)
+        for rule in sorted(self.plan.circumstances):
+            await connection.execute("INSERT INTO inv.rule VALUES ($1)", rule)
+        await connection.close()
+
+    async def _heal(self) -> None:
+        """Everything works again; the daemons that live go on, and those that do not are replaced."""
+        self.proxy.heal()
+        for child in self.frozen:
+            child.signal(signal.SIGCONT)
+        self.frozen.clear()
+        await self.cluster.ready()
+        await self._bury()
+        for child in list(self.armed):
+            # Its label was not reached in time: that is for the campaign to count.
+            await self.fell(child)
+            del self.armed[child]
+            await self.spawn()
+
+    async def _drain(self) -> None:
+        """Wait until nothing is open that the daemons could settle."""
+        question = checker.checks()["i11_nothing_open"]
+        with anyio.move_on_after(DRAIN_LIMIT_S):
+            while await self.admin(question):
+                # In profile fork a second writer stops its channel until a person says go on.
+                await self.admin("UPDATE poller.lane SET is_paused = false, pause_reason = '' WHERE is_paused")
+                await anyio.sleep(0.1)
+                await self._bury()
+
+    async def _end(self) -> None:
+        for child in self.alive:
+            await child.says("daemon_started")
+            child.signal(signal.SIGTERM)
+        for child in self.alive:
+            code = await child.ended()
+            if code:
+                self.wrong.append(f"a daemon that was told to stop ended with {code}: {child.said()[-600:]}")
+        with anyio.move_on_after(5):
+            while await self.admin("SELECT FROM pg_stat_activity WHERE application_name LIKE 'poller/%'"):
+                if self.plan.is_pooled:
+                    # The pooler keeps them for others.
+                    await self.admin(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                        " WHERE application_name LIKE 'poller/%' AND state = 'idle'"
+                    )
+                await anyio.sleep(0.05)
+
+    async def _check(self) -> None:
+        connection = await asyncpg.connect(self.dsn(), server_settings={"application_name": "rig"})
+        # Nobody hands back the leases of a replica that was killed.
+        felled = [(f"felled {child.pid}",) for child in self._felled]
+        await connection.copy_records_to_table("rule", schema_name="inv", records=felled)
+        self.settlements = await connection.fetchval("SELECT count(*) FROM poller.ledger")
+        self.wrong += [str(violation) for violation in await checker.violations(connection)]
+        await connection.close()
+        for child in self._all:
+            if complaint := _COMPLAINTS.search(child.said()):
+                line = next(line for line in child.said().splitlines() if complaint[0] in line)
+                self.wrong.append(f"{child.log.name} says {line[:600]}")
+        if not self.wrong:
+            root = await asyncpg.connect(self.cluster.dsn())
+            await root.execute(f"DROP DATABASE {self.database} WITH (FORCE)")
+            await root.close()
+
+
+async def _template(cluster: Cluster, profile: str) -> str:
+    name = f"template_{profile}"
+    root = await asyncpg.connect(cluster.dsn())
+    try:
+        if not await root.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", name):
+            await root.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+            connection = await asyncpg.connect(cluster.dsn(name))
+            await world.make_gateway(connection, profile)
+            await connection.close()
+            database = await open_pool(
+                Secret(cluster.dsn(name)), max_open=2, max_idle=1, lifetime_s=60.0, application_name="rig"
+            )
+            await migrate(database, profile)
+            await database.close()
+    finally:
+        await root.close()
+    return name
+
+
+@contextlib.asynccontextmanager
+async def cluster_and_nursery() -> AsyncIterator[tuple[Cluster, Nursery]]:
+    """A cluster and a nursery for the length of the block."""
+    cluster, nursery = Cluster(), Nursery()
+    nursery.start()
+    try:
+        async with nursery.attached():
+            try:
+                await cluster.open()
+                yield cluster, nursery
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await cluster.close()
+    finally:
+        nursery.stop()

@@ -1,0 +1,70 @@
+"""What becomes of an answer, from the reports to the rows: the real store under the bench."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import anyio
+import pytest
+
+from poller.batch import Bench
+from poller.core.batches import Batch
+from poller.core.model import Channel, Kind, Policy, Report, Route, StatusWords, Usage
+from poller.core.passes import PassCounts
+from poller.ops import log
+from poller.ops.metrics import Metrics
+from poller.ops.recorder import Recorder
+from tests.postgres.gateway import MODEL, Site, open_site
+
+WORDS = StatusWords(frozenset({"completed"}), frozenset({"failed"}), frozenset({"processing"}))
+POLICY = Policy(WORDS, 30.0, 3600.0, True, 3, 300.0)
+
+
+@pytest.fixture
+async def site(make_database, open_database, profile_name) -> AsyncIterator[Site]:
+    with anyio.fail_after(60):
+        made = await open_site(make_database, open_database, profile_name)
+    yield made
+    await made.gateway.connection.close()
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    written = log.set_up(level="error", form="text", colours=False, secrets=[])
+    return Recorder(Metrics(), written.logger)
+
+
+async def test_a_usage_that_no_gateway_would_charge_goes_to_a_person_and_moves_nothing(site, recorder):
+    gateway = site.gateway
+    if gateway.profile == "documented":
+        await gateway.connection.execute(f"INSERT INTO abilities VALUES ('{MODEL}', 52, 1, NULL)")
+    else:
+        await gateway.connection.execute("INSERT INTO options VALUES ('ModelRatio', $1)", json.dumps({MODEL: 1}))
+    user, channel_id = await gateway.user(), await gateway.channel()
+    for _ in range(2):
+        await gateway.task(user, channel_id, 450)
+    absurd, sound = await site.tasks(channel_id)
+    channel = Channel(channel_id, 52, "", "http://127.0.0.1", (), WORDS, "")
+    batch = Batch(Route(MODEL, None, None, ""), {"a": [absurd], "b": [sound]})
+    reports = {
+        "a": Report(Kind.SAID, "completed", usage=Usage(9 * 10**18, 0, 9 * 10**18)),
+        "b": Report(Kind.SAID, "completed", usage=Usage(100, 100, 200)),
+    }
+    counts = PassCounts()
+    await Bench(site.store, recorder).conclude(
+        channel,
+        batch,
+        reports,
+        now_s=absurd.submitted_s + 60,
+        policy=POLICY,
+        is_triggered=False,
+        counts=counts,
+        lessons={},
+    )
+    assert (counts.settled, counts.quarantined) == (1, 1)
+    assert await site.tasks(channel_id) == []
+    assert await gateway.rows("SELECT task_pk, reason FROM poller.watch") == [
+        {"task_pk": absurd.pk, "reason": "charge_implausible"}
+    ]
+    assert (await gateway.balance(user))[0] == 1000 + 250
