@@ -103,7 +103,11 @@ class Inquiry:
         assert key is not None
         if not self.ring.may_ask(key):
             return await self._sort(asked, {}, asked_s)
-        has_other_keys = self.ring.next((*asked.keys, key)) is not None
+        has_other_keys = (
+            self.ring.is_multi
+            and self.ring.next((*asked.keys, key)) is not None
+            and any(task.key is None for task in batch.rows())
+        )
 
         def may_split(failed: AskFailed) -> bool:
             return not is_alone and self._asker.splits_left > 0 and self._is_batch_fault(failed, batch.route)

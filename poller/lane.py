@@ -59,6 +59,7 @@ class Lane:
         self.has_work = True
         self.last_counts = PassCounts()
         self.refusals: dict[int, int] = {}
+        """By pk, passes in a row in which upstream refused the id alone."""
         self.asker = Asker(
             channel_id,
             gate=tools.gate,

@@ -53,7 +53,9 @@ class KeyRing:
         if not self.is_multi:
             return self.keys[0]
         remembered = self._known.get(task.key_digest)
-        return remembered if self.may_ask(remembered) and remembered else self.next(()) or self.keys[0]
+        if remembered is not None and self.may_ask(remembered):
+            return remembered
+        return self.next(()) or self.keys[0]
 
     def next(self, asked: Collection[Secret]) -> Secret | None:
         """The first key that was neither *asked* nor refused; None when there is none."""
@@ -63,7 +65,7 @@ class KeyRing:
         """Upstream does not take *key*: no more asks with it in this pass."""
         self._refused.add(key)
 
-    def may_ask(self, key: Secret | None) -> bool:
+    def may_ask(self, key: Secret) -> bool:
         """Whether *key* has not been refused in this pass."""
         return key not in self._refused
 

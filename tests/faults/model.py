@@ -86,6 +86,9 @@ class Model:
         row, entry = self.rows.get(wish.pk), self.ledger.get(wish.pk)
         if entry and row and row.user != entry.user:
             return "quarantined"
+        if entry and row and row.state == "open" and row.quota not in (entry.reserved, entry.charged):
+            # No whole-row save brings that back: it was charged anew.
+            return "quarantined"
         if entry:
             return "reopened" if row and row.state == "open" else "already"
         if row is None:

@@ -206,6 +206,16 @@ async def test_ledger_row_of_another_task_with_the_same_pk_is_for_a_person(site)
     assert (await site.gateway.balance(user))[0] == 1450
 
 
+async def test_row_that_vanished_after_its_settlement_needs_nobody(site):
+    user, _, (task,) = await seeded(site, 450)
+    await site.store.settle([failed(task)])
+    await site.gateway.connection.execute("DELETE FROM tasks WHERE id = $1", task.pk)
+    (fate,) = await site.store.settle([failed(task)])
+    assert (fate.verdict, fate.refunded) == (Verdict.ALREADY, 450)
+    assert await site.gateway.rows("SELECT 1 FROM poller.watch") == []
+    assert (await site.gateway.balance(user))[0] == 1450
+
+
 async def test_settling_forgets_what_was_remembered_about_the_task(site):
     _, channel, (task,) = await seeded(site, 450)
     await site.store.remember(channel, {task.pk: 2})

@@ -411,7 +411,7 @@ async def test_n16_healing_after_an_outage_costs_each_channel_one_request_more(
     ("said", "lowest", "highest"),
     [
         ("7", 6, 7),
-        (formatdate(time.time() + 60, usegmt=True), 1, 60),
+        ("in a minute", 1, 60),
         ("1000000000", 290, 300),
         ("-1", 0, 0),
         ("soon", 0, 0),
@@ -422,6 +422,8 @@ async def test_u02_retry_after_is_a_floor_for_the_whole_lane_and_five_minutes_at
     said: str, lowest: float, highest: float, make_rig: MakeRig
 ) -> None:
     rig = await make_rig()
+    if said == "in a minute":
+        said = formatdate(time.time() + 60, usegmt=True)
     async with FaultServer(replies(b"", "429 Slow Down", [f"Retry-After: {said}"])) as server:
         channel = await rig.channel(server.url)
         await rig.task(channel)

@@ -38,7 +38,9 @@ seen AS MATERIALIZED (
         coalesce(t.task_id, '') = a.task_id
             AND coalesce(t.user_id, 0) = a.user_id
             AND coalesce(t.channel_id, 0) = a.channel_id AS is_same,
-        coalesce(l.task_id = coalesce(t.task_id, '') AND l.user_id = coalesce(t.user_id, 0), true) AS is_same_in_ledger,
+        -- A row that is gone contradicts nothing.
+        coalesce(t.id IS NULL OR (l.task_id = coalesce(t.task_id, '') AND l.user_id = coalesce(t.user_id, 0)), true)
+            AS is_same_in_ledger,
         -- A whole-row save brings back what was reserved, or what we wrote; any other amount is a new charge.
         coalesce(coalesce(t.quota, 0) IN (l.reserved, l.charged), true) AS is_same_amount,
         CASE
