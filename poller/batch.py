@@ -108,17 +108,18 @@ class Bench:
         is_triggered: bool,
         counts: PassCounts,
         lessons: Mapping[int, str],
+        waited_s: float = 0.0,
     ) -> None:
         """Decide on every task of *batch* and write the decisions; an id without a report counts as not answered.
 
-        *now_s* is the database's time at which the batch was asked. *lessons*: digests of the key to ask with next
-        time, by pk, as far as they are news. Raises Defer when the database is away: what was not written then is still
-        open, and due on the next pass.
+        *now_s* is the database's time at which the batch was asked, *waited_s* how long that took since. *lessons*:
+        digests of the key to ask with next time, by pk, as far as they are news. Raises Defer when the database is
+        away: what was not written then is still open, and due on the next pass.
         """
         judged = self._judge(channel, batch, reports, now_s, policy, is_triggered, counts)
         reach("batch.judged")
         if judged.settles or judged.refunds:
-            await self._settle(channel, judged, now_s, counts)
+            await self._settle(channel, judged, now_s + waited_s, counts)
             reach("batch.settled")
         if judged.advances:
             advanced = await self._tasks.advance(judged.advances)

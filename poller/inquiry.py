@@ -183,6 +183,7 @@ class Inquiry:
                 is_triggered=self._is_triggered,
                 counts=self._counts,
                 lessons=lessons or {},
+                waited_s=self._now_s() - asked_s,
             )
         except PollerError:
             raise

@@ -68,3 +68,24 @@ async def test_a_usage_that_no_gateway_would_charge_goes_to_a_person_and_moves_n
         {"task_pk": absurd.pk, "reason": "charge_implausible"}
     ]
     assert (await gateway.balance(user))[0] == 1000 + 250
+
+
+async def test_a_failed_word_gives_everything_back_and_a_task_without_a_report_stays_open(site, recorder):
+    user, channel_id = await site.gateway.user(), await site.gateway.channel()
+    for _ in range(2):
+        await site.gateway.task(user, channel_id, 450)
+    failed, silent = await site.tasks(channel_id)
+    counts = PassCounts()
+    await Bench(site.store, recorder).conclude(
+        Channel(channel_id, 52, "", "http://127.0.0.1", (), WORDS, ""),
+        Batch(Route(MODEL, None, None, ""), {"a": [failed], "b": [silent]}),
+        {"a": Report(Kind.SAID, "failed", error="no such video", usage=Usage(100, 100, 200))},
+        now_s=failed.submitted_s + 60,
+        policy=POLICY,
+        is_triggered=False,
+        counts=counts,
+        lessons={},
+    )
+    assert (counts.settled, counts.refunded, counts.charged) == (1, 450, 0)
+    assert [task.pk for task in await site.tasks(channel_id)] == [silent.pk]
+    assert (await site.gateway.balance(user))[0] == 1000 + 450

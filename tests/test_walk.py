@@ -339,3 +339,21 @@ async def test_words_in_no_list_are_counted_and_move_nothing(make_rig: MakeRig) 
         assert await rig.picture() == before
     (row,) = await rig.gateway.rows("SELECT word, seen_count FROM poller.unknown_status")
     assert (row["word"], row["seen_count"]) == ("resting", 2)
+
+
+@within(LIMIT_S)
+async def test_the_lag_of_a_settlement_counts_the_time_that_asking_took(make_rig: MakeRig) -> None:
+    rig = await make_rig()
+    finished_s = 0.0
+
+    async def slowly(request: Request, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.5)
+        item = {"task_id": "job-1", "status": "completed", "finished_at": finished_s}
+        writer.write(response(json.dumps({"code": 0, "data": [item]}).encode()))
+
+    async with FaultServer(slowly) as server:
+        channel = await rig.channel(server.url)
+        await rig.task(channel)
+        finished_s = await rig.gateway.connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
+        await rig.walk(channel)
+    assert (rig.metrics.registry.get_sample_value("custompass_detection_lag_seconds_sum") or 0) >= 0.5

@@ -67,16 +67,18 @@ class Tally:
         cuts = sum(hits[f"cut: {how}"] for how in ("request", "during", "late", "reply"))
         labels = sum(1 for name in hits if name.startswith("crash at "))
         said = [
-            f"seed {self.seed}: {self.schedules} schedules in {self.seconds:.0f} s, {self.settlements} settlements checked",
+            f"seed {self.seed}: {self.schedules} schedules in {self.seconds:.0f} s,"
+            f" {self.settlements} settlements checked",
             f"processes killed: {hits['kill']} (at {labels} labelled places: "
             f"{sum(count for name, count in hits.items() if name.startswith('crash at '))}), frozen past their lease:"
             f" {hits['freeze']}, stopped by SIGTERM: {hits['term']}",
-            f"server restarts: {hits['restart']}, promotions: {hits['promotion']} (acknowledged settlements lost with the"
-            f" old primary: {hits['settlements lost by promotion']}), disk full: {hits['full_disk']}, read-only:"
+            f"server restarts: {hits['restart']}, promotions: {hits['promotion']} (acknowledged settlements lost with"
+            f" the old primary: {hits['settlements lost by promotion']}), disk full: {hits['full_disk']}, read-only:"
             f" {hits['read_only']}, out of connections: {hits['exhaustion']}",
             f"COMMITs cut: {cuts} (before {hits['cut: request']}, within {hits['cut: during']}, right after"
-            f" {hits['cut: late']}, answer lost {hits['cut: reply']}), killed while COMMIT waited: {hits['commit_waits']},"
-            f" connections cut: {hits['cut: all']}, hung: {hits['cut: hang']}, backends terminated: {hits['terminations']}",
+            f" {hits['cut: late']}, answer lost {hits['cut: reply']}), killed while COMMIT waited:"
+            f" {hits['commit_waits']}, connections cut: {hits['cut: all']}, hung: {hits['cut: hang']},"
+            f" backends terminated: {hits['terminations']}",
             "gateway beside it: "
             + ", ".join(
                 f"{name.removeprefix('gateway: ')} {count}" for name, count in sorted(hits.items()) if "gateway" in name

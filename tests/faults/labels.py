@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent.parent / "poller"
 
 
+@cache
 def labels() -> tuple[str, ...]:
     """Every label that the daemon's code can reach, in the order of files and lines. Each stands in one place."""
     found: list[str] = []

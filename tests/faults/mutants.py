@@ -83,7 +83,18 @@ class Workshop:
             "POLLER_MODEL_EXAMPLES": os.environ.get("POLLER_MODEL_EXAMPLES", "30"),
         }
         for test in tests:
-            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-o", "addopts=", *shlex.split(test)]
+            command = [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-x",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                "-o",
+                "addopts=",
+                *shlex.split(test),
+            ]
             try:
                 done = subprocess.run(
                     command,

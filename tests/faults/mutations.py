@@ -22,6 +22,7 @@ _DECIDE = "tests/core/test_decide.py"
 _PRICING = "tests/core/test_pricing.py"
 _CRASH = "tests/faults/test_crash_points.py"
 _MODEL = "tests/faults/test_model.py"
+_RACES = "tests/postgres/test_settle_races.py"
 _MONEY_CRASHES = f"{_CRASH}::test_settlement_that_is_interrupted_is_whole_or_not_at_all"
 
 
@@ -50,8 +51,8 @@ _NO_ROW_COUNT = tuple(
     for path in (SETTLE,)
 )
 _PAY = (
-    'from poller.postgres.statements import Statement as S\n'
-    '{indent}for one in batch:\n'
+    "from poller.postgres.statements import Statement as S\n"
+    "{indent}for one in batch:\n"
     '{indent}    await self._database.fetch(S("pay", "UPDATE users SET quota = quota + $2 WHERE id = $1"),'
     " one.task.user_id, one.task.reserved - (one.task.reserved if one.charged is None else one.charged))\n"
 )
@@ -62,9 +63,17 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "guard removed: a final row is settled again",
         (
-            Patch(SETTLE, "NOT seen.is_in_ledger AND seen.is_active AND seen.is_same AND", "NOT seen.is_in_ledger AND seen.is_same AND"),
+            Patch(
+                SETTLE,
+                "NOT seen.is_in_ledger AND seen.is_active AND seen.is_same AND",
+                "NOT seen.is_in_ledger AND seen.is_same AND",
+            ),
             Patch(SETTLE, "WHEN NOT seen.is_active THEN 'final'\n", "\n"),
-            Patch(DOCUMENTED, "AND t.platform = 'custompass' AND t.status IN ('submitted', 'processing')\n    RETURNING", "\n    RETURNING"),
+            Patch(
+                DOCUMENTED,
+                "AND t.platform = 'custompass' AND t.status IN ('submitted', 'processing')\n    RETURNING",
+                "\n    RETURNING",
+            ),
             Patch(
                 FORK,
                 "AND t.platform = 'custompass' AND (t.status IS NULL OR t.status NOT IN ('SUCCESS', 'FAILURE'))\n    RETURNING",
@@ -81,9 +90,15 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "ledger key removed: what the ledger has is settled again",
         (
-            Patch("postgres/migrations/0001_poller.sql", "task_pk           bigint PRIMARY KEY,\n    task_id           text NOT NULL,\n    user_id", "task_pk           bigint,\n    task_id           text NOT NULL,\n    user_id"),
+            Patch(
+                "postgres/migrations/0001_poller.sql",
+                "task_pk           bigint PRIMARY KEY,\n    task_id           text NOT NULL,\n    user_id",
+                "task_pk           bigint,\n    task_id           text NOT NULL,\n    user_id",
+            ),
             Patch(SETTLE, "    ON CONFLICT (task_pk) DO NOTHING\n", ""),
-            Patch(SETTLE, "WHERE b.task_pk = a.pk\n        LIMIT 1", "WHERE b.task_pk = a.pk AND false\n        LIMIT 1"),
+            Patch(
+                SETTLE, "WHERE b.task_pk = a.pk\n        LIMIT 1", "WHERE b.task_pk = a.pk AND false\n        LIMIT 1"
+            ),
         ),
         (f"{_SETTLE}::test_task_reopened_by_a_whole_row_save_is_restored_and_paid_once", _MODEL),
     ),
@@ -119,12 +134,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         SETTLE,
         "            WHEN seen.is_in_ledger AND NOT seen.is_same_in_ledger THEN 'quarantined'\n",
         "",
-        f"{_SETTLE}::test_ledger_row_of_another_task_with_the_same_pk_is_for_a_person",
+        f"{_RACES}::test_another_task_with_the_pk_and_the_amount_of_a_settled_one_is_for_a_person",
     ),
     Mutation(
         "lock removed",
         (Patch(LOCK, "    ORDER BY t.id\n    FOR NO KEY UPDATE OF t\n", "    ORDER BY t.id\n"),),
-        (f"{_FAULTS}::test_task_behind_a_held_row_waits_for_the_next_pass_and_its_neighbours_settle", f"{_FAULTS} -k two_settlers"),
+        (f"{_RACES}::test_amount_that_the_gateway_is_just_changing_is_waited_for",),
     ),
     # -- one transaction
     Mutation(
@@ -132,7 +147,11 @@ MUTATIONS: tuple[Mutation, ...] = (
         (
             _NO_PAYMENT,
             *_NO_ROW_COUNT,
-            Patch(SETTLER, '                reach("settle.committed")\n', '                reach("settle.committed")\n                ' + _PAY.format(indent=" " * 16)),
+            Patch(
+                SETTLER,
+                '                reach("settle.committed")\n',
+                '                reach("settle.committed")\n                ' + _PAY.format(indent=" " * 16),
+            ),
         ),
         (f"{_MONEY_CRASHES} -k committed", f"{_CRASH} -k settle.committed"),
     ),
@@ -141,7 +160,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         (
             _NO_PAYMENT,
             *_NO_ROW_COUNT,
-            Patch(SETTLER, "        try:\n            with anyio.fail_after(_DEADLINE_S, shield=True):\n", "        " + _PAY.format(indent=" " * 8) + "        try:\n            with anyio.fail_after(_DEADLINE_S, shield=True):\n"),
+            Patch(
+                SETTLER,
+                "        try:\n            with anyio.fail_after(_DEADLINE_S, shield=True):\n",
+                "        "
+                + _PAY.format(indent=" " * 8)
+                + "        try:\n            with anyio.fail_after(_DEADLINE_S, shield=True):\n",
+            ),
         ),
         (f"{_MONEY_CRASHES} -k locked", f"{_FAULTS} -k killed_backends"),
     ),
@@ -199,7 +224,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "postgres/faults.py",
         '"40": Fault.RETRY_TX',
         '"40": Fault.POISON',
-        f"{_FAULTS} -k 'deadlock or serialization'",
+        f"{_RACES}::test_deadlock_costs_a_task_nothing_of_what_was_to_be_written",
     ),
     _one(
         "halving drops a half",
@@ -226,14 +251,22 @@ MUTATIONS: tuple[Mutation, ...] = (
                 "    WHERE b.refunded <> 0\n    GROUP BY b.user_id\n",
                 "SELECT b.user_id, b.refunded, b.task_pk\n    FROM booked AS b\n    WHERE b.refunded <> 0\n",
             ),
-            Patch(FORK, "WHEN (SELECT count(*) FROM paid) <> (SELECT count(*) FROM owed) THEN 'user_row'", "WHEN false THEN ''"),
+            Patch(
+                FORK,
+                "WHEN (SELECT count(*) FROM paid) <> (SELECT count(*) FROM owed) THEN 'user_row'",
+                "WHEN false THEN ''",
+            ),
         ),
         (f"{_SETTLE}::test_several_tasks_of_one_user_are_all_paid",),
     ),
     Mutation(
         "stale reserved amount: from the page instead of the locked row",
         (
-            Patch(SETTLE, "coalesce(l.reserved, t.quota, 0)::bigint AS reserved", "coalesce(l.reserved, a.prompt_tokens, 0)::bigint AS reserved"),
+            Patch(
+                SETTLE,
+                "coalesce(l.reserved, t.quota, 0)::bigint AS reserved",
+                "coalesce(l.reserved, a.prompt_tokens, 0)::bigint AS reserved",
+            ),
             Patch(SETTLER, "one.prompt_tokens if _is_amount(one.prompt_tokens) else 0", "one.task.reserved"),
         ),
         (f"{_SETTLE}::test_what_was_reserved_comes_from_the_row_and_not_from_the_page",),
@@ -243,7 +276,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         SETTLER,
         "            one.charged,\n            one.rule,",
         "            one.task.reserved if one.charged is None else one.charged,\n            one.rule,",
-        _MODEL,
+        f"{_RACES}::test_as_reserved_means_what_the_row_says_now",
     ),
     _one(
         "charged NULL taken for 0",
@@ -255,9 +288,17 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "supplement dropped",
         (
-            Patch(DOCUMENTED, "WHERE b.refunded <> 0\n    GROUP BY b.user_id", "WHERE b.refunded > 0\n    GROUP BY b.user_id"),
-            Patch(FORK, "WHERE b.refunded <> 0\n    GROUP BY b.user_id", "WHERE b.refunded > 0\n    GROUP BY b.user_id"),
-            Patch(MAIN, "WHERE b.refunded <> 0\n    GROUP BY b.user_id", "WHERE b.refunded > 0\n    GROUP BY b.user_id"),
+            Patch(
+                DOCUMENTED,
+                "WHERE b.refunded <> 0\n    GROUP BY b.user_id",
+                "WHERE b.refunded > 0\n    GROUP BY b.user_id",
+            ),
+            Patch(
+                FORK, "WHERE b.refunded <> 0\n    GROUP BY b.user_id", "WHERE b.refunded > 0\n    GROUP BY b.user_id"
+            ),
+            Patch(
+                MAIN, "WHERE b.refunded <> 0\n    GROUP BY b.user_id", "WHERE b.refunded > 0\n    GROUP BY b.user_id"
+            ),
         ),
         (f"{_SETTLE}::test_supplement_takes_what_is_missing",),
     ),
@@ -290,29 +331,48 @@ MUTATIONS: tuple[Mutation, ...] = (
         "k.id > 0",
         f"{_PROFILES}::test_main_token_that_is_no_longer_the_users_keeps_no_money_from_the_user",
     ),
-    _one(
+    Mutation(
         "paid to the user of the first task",
-        FORK,
-        "SELECT b.user_id, sum(b.refunded)::bigint AS refunded, min(b.task_pk) AS task_pk",
-        "SELECT (SELECT min(x.user_id) FROM booked AS x) AS user_id, sum(b.refunded)::bigint AS refunded, min(b.task_pk) AS task_pk",
-        f"{_FAULTS} -k two_settlers",
-        f"{_CRASH} -k 'settle.begun and terminate'",
+        (
+            Patch(
+                FORK,
+                "SELECT b.user_id, sum(b.refunded)::bigint AS refunded, min(b.task_pk) AS task_pk",
+                "SELECT (SELECT min(x.user_id) FROM booked AS x) AS user_id, sum(b.refunded)::bigint AS refunded, min(b.task_pk) AS task_pk",
+            ),
+            Patch(
+                FORK,
+                "WHEN (SELECT count(*) FROM paid) <> (SELECT count(*) FROM owed) THEN 'user_row'",
+                "WHEN false THEN ''",
+            ),
+        ),
+        (f"{_FAULTS} -k two_settlers",),
     ),
     Mutation(
         "a user who is gone is settled without anybody being paid",
-        (Patch(SETTLE, "            WHEN amount.charged <> amount.reserved AND u.id IS NULL THEN 'user_gone'\n", ""), *_NO_ROW_COUNT),
+        (
+            Patch(SETTLE, "            WHEN amount.charged <> amount.reserved AND u.id IS NULL THEN 'user_gone'\n", ""),
+            *_NO_ROW_COUNT,
+        ),
         (f"{_FAULTS}::test_task_of_a_user_who_is_gone_is_quarantined_and_its_neighbours_settle",),
     ),
-    _one(
+    Mutation(
         "negative reservation is refunded",
-        SETTLE,
-        "            WHEN amount.reserved < 0 THEN 'quota_negative'\n",
-        "",
-        f"{_FAULTS}::test_negative_reservation_is_quarantined_and_its_neighbours_settle",
+        (
+            Patch(SETTLE, "            WHEN amount.reserved < 0 THEN 'quota_negative'\n", ""),
+            Patch("postgres/migrations/0001_poller.sql", "NOT NULL CHECK (reserved >= 0)", "NOT NULL"),
+            Patch("postgres/migrations/0001_poller.sql", "NOT NULL CHECK (charged >= 0)", "NOT NULL"),
+        ),
+        (f"{_FAULTS}::test_negative_reservation_is_quarantined_and_its_neighbours_settle",),
     ),
     Mutation(
         "refund without the gateway's log row",
-        (Patch(SETTLE, "    FROM line\n    WHERE NOT $18::boolean\n", "    FROM line\n    WHERE $18::boolean AND NOT $18::boolean\n"),),
+        (
+            Patch(
+                SETTLE,
+                "    FROM line\n    WHERE NOT $18::boolean\n",
+                "    FROM line\n    WHERE $18::boolean AND NOT $18::boolean\n",
+            ),
+        ),
         (f"{_PROFILES} -k 'log'", f"{_CRASH} -k 'settle.begun and terminate'"),
     ),
     _one(
@@ -322,7 +382,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         "        result = Decimal(float(result) * float(factor))\n",
         _PRICING,
     ),
-    _one("banker's rounding", "core/ratios.py", "amount.to_integral_value(rounding=rounding,", 'amount.to_integral_value(rounding="ROUND_HALF_EVEN",', _PRICING),
+    _one(
+        "banker's rounding",
+        "core/ratios.py",
+        "amount.to_integral_value(rounding=rounding,",
+        'amount.to_integral_value(rounding="ROUND_HALF_EVEN",',
+        _PRICING,
+    ),
     _one(
         "booleans and fractions pass for amounts",
         SETTLER,
@@ -335,7 +401,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "batch.py",
         "        outcome=Outcome.FAILURE,\n        charged=0,\n        rule=settle.reason,",
         "        outcome=Outcome.FAILURE,\n        charged=task.reserved,\n        rule=settle.reason,",
-        f"{_CRASH} -k 'killed and lane.started'",
+        "tests/test_batch.py -k failed_word",
     ),
     # -- verdicts
     _one(
@@ -372,8 +438,14 @@ MUTATIONS: tuple[Mutation, ...] = (
             Patch(f"postgres/sql/{profile}/advance.sql", old, new)
             for profile in ("fork", "main")
             for old, new in (
-                ("WHERE t.platform = 'custompass' AND (t.status IS NULL OR t.status NOT IN ('SUCCESS', 'FAILURE'))\n        AND", "WHERE"),
-                ("\n    AND t.platform = 'custompass' AND (t.status IS NULL OR t.status NOT IN ('SUCCESS', 'FAILURE'))\nRETURNING", "\nRETURNING"),
+                (
+                    "WHERE t.platform = 'custompass' AND (t.status IS NULL OR t.status NOT IN ('SUCCESS', 'FAILURE'))\n        AND",
+                    "WHERE",
+                ),
+                (
+                    "\n    AND t.platform = 'custompass' AND (t.status IS NULL OR t.status NOT IN ('SUCCESS', 'FAILURE'))\nRETURNING",
+                    "\nRETURNING",
+                ),
             )
         ),
         ("tests/postgres/test_store.py -k advanced", _MODEL),

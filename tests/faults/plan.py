@@ -89,7 +89,7 @@ class Plan:
 
 
 def plan(seed: int, number: int, able: frozenset[str]) -> Plan:
-    """Schedule *number* of the campaign *seed*. *able*: ``pooler`` and the faults of ``WEIGHTS`` that this machine can do.
+    """Schedule *number* of the campaign *seed*. *able*: ``pooler``, and what of ``WEIGHTS`` can be made here.
 
     Crash points go round in turn, so that a campaign of some length reaches every one of them.
     """

@@ -1,4 +1,4 @@
-"""One schedule, run: a gateway's database with witnesses, an upstream, daemons, a rival, faults; then healing and checks."""
+"""One schedule, run: a gateway with witnesses, an upstream, daemons, a rival, faults; then healing and checks."""
 
 from __future__ import annotations
 

@@ -84,8 +84,8 @@ class Rival:
         names = [name for name in row.keys() if name != "id"]  # noqa: SIM118 - a record iterates over its values
         assignments = ", ".join(f'"{name}" = ${place}' for place, name in enumerate(names, 2))
         before = await db.fetchval(
-            f"WITH old AS (SELECT status FROM tasks WHERE id = $1), saved AS (UPDATE tasks SET {assignments} WHERE id = $1)"
-            " SELECT status FROM old",
+            "WITH old AS (SELECT status FROM tasks WHERE id = $1),"
+            f" saved AS (UPDATE tasks SET {assignments} WHERE id = $1) SELECT status FROM old",
             row["id"],
             *(row[name] for name in names),
         )

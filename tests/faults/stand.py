@@ -1,4 +1,4 @@
-"""A seeded gateway under the witnesses' eyes and the whole daemon in this very process: what crash points are tried on."""
+"""A seeded gateway with witnesses, and the whole daemon in this very process: what crash points are tried on."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class Gateways(RuleBasedStateMachine):
         self.runner.run(self.gateway.connection.execute(query, *args))
 
     def patiently(self, work: Callable[[], Awaitable[_T]]) -> _T:
-        """Do what may be repeated until a connection is found that was not killed: the daemon would, on its next pass."""
+        """Do it until a connection is found that was not killed, as the daemon would on its next pass."""
 
         async def until_done() -> _T:
             with anyio.fail_after(LIMIT_S):
@@ -135,7 +135,9 @@ class Gateways(RuleBasedStateMachine):
         """A task is charged up front."""
         row, more = Row(user, channel, quota), {}
         if self.profile == "main":
-            row = replace(row, token=user if pays != "wallet" else None, subscription=user if pays == "subscription" else None)
+            row = replace(
+                row, token=user if pays != "wallet" else None, subscription=user if pays == "subscription" else None
+            )
             saved = {"billing_source": "subscription" if row.subscription else "wallet"}
             saved |= {"token_id": row.token} if row.token else {}
             saved |= {"subscription_id": row.subscription} if row.subscription else {}
@@ -162,7 +164,12 @@ class Gateways(RuleBasedStateMachine):
         pk = self.picked(number)
         entry = self.model.ledger.get(pk)
         quota = other if other is not None else entry.reserved if entry else self.model.rows[pk].quota
-        self.execute("UPDATE tasks SET status = $2, progress = '30%', quota = $3 WHERE id = $1", pk, self.gateway.word("IN_PROGRESS"), quota)
+        self.execute(
+            "UPDATE tasks SET status = $2, progress = '30%', quota = $3 WHERE id = $1",
+            pk,
+            self.gateway.word("IN_PROGRESS"),
+            quota,
+        )
         if self.profile == "documented":
             self.execute("UPDATE tasks SET used_quota = 0 WHERE id = $1", pk)
         self.model.rows[pk] = replace(self.model.rows[pk], state="open", quota=quota)
@@ -173,7 +180,12 @@ class Gateways(RuleBasedStateMachine):
         """The gateway's own time-out, by compare and swap."""
         pk = self.picked(number)
         row = self.model.rows[pk]
-        self.execute("UPDATE tasks SET status = $2 WHERE id = $1 AND status = $3", pk, self.gateway.word(outcome), self.gateway.word("IN_PROGRESS"))
+        self.execute(
+            "UPDATE tasks SET status = $2 WHERE id = $1 AND status = $3",
+            pk,
+            self.gateway.word(outcome),
+            self.gateway.word("IN_PROGRESS"),
+        )
         if row.state == "open":
             self.model.rows[pk] = replace(row, state=outcome)
 
@@ -225,8 +237,8 @@ class Gateways(RuleBasedStateMachine):
     def settle(self, wishes: list[tuple[int, str, int | None]], replica: int, times: int) -> None:
         """One batch, perhaps twice in a row."""
         made = self.proposals(wishes)
+        settlements = [settlement for settlement, _ in made.values()]
         for _ in range(times):
-            settlements = [settlement for settlement, _ in made.values()]
             fates = self.patiently(lambda: self.stores[replica].settle(settlements))
             wanted = {pk: self.model.settle(wish) for pk, (_, wish) in sorted(made.items())}
             assert {fate.task.pk: fate.verdict.value for fate in fates} == wanted
@@ -244,11 +256,12 @@ class Gateways(RuleBasedStateMachine):
         mine, theirs = self.proposals(left), self.proposals(right)
 
         async def both() -> None:
-            await asyncio.gather(
+            ended = await asyncio.gather(
                 self.stores[0].settle([settlement for settlement, _ in mine.values()]),
                 self.stores[1].settle([settlement for settlement, _ in theirs.values()]),
                 return_exceptions=True,
             )
+            assert all(isinstance(each, list | DatabaseAway) for each in ended), repr(ended)
 
         self.runner.run(both())
         self.adopt([mine, theirs])
@@ -277,9 +290,9 @@ class Gateways(RuleBasedStateMachine):
 
         async def settle() -> None:
             crashpoints.watch(watch)
-            task = asyncio.ensure_future(self.stores[0].settle([settlement for settlement, _ in made.values()]))
-            with contextlib.suppress(asyncio.CancelledError, DatabaseAway):
-                await task
+            settling = self.stores[0].settle([settlement for settlement, _ in made.values()])
+            (ended,) = await asyncio.gather(asyncio.ensure_future(settling), return_exceptions=True)
+            assert isinstance(ended, list | asyncio.CancelledError | DatabaseAway), repr(ended)
             crashpoints.watch(None)
             with anyio.fail_after(LIMIT_S):
                 # What was sent before may still be on its way through the server.
@@ -302,7 +315,7 @@ class Gateways(RuleBasedStateMachine):
         thread.join()
 
     def adopt(self, sides: list[dict[int, tuple[Settlement, Wish]]]) -> None:
-        """Where chance decided what happened, the ledger says what did: each row must be one that somebody wished for."""
+        """Where chance decided, the ledger says what happened: each row must be one that somebody wished for."""
         entries = {entry["task_pk"]: entry for entry in self.runner.run(self.gateway.ledger())}
         noted = self.noted()
         wishes: dict[int, list[Wish]] = {}
@@ -378,9 +391,9 @@ class Gateways(RuleBasedStateMachine):
             pk: (row.user, row.state, row.quota) for pk, row in self.model.rows.items()
         }
         entries = self.runner.run(self.gateway.ledger())
-        assert {each["task_pk"]: (each["user_id"], each["outcome"], each["reserved"], each["charged"]) for each in entries} == {
-            pk: (entry.user, entry.outcome, entry.reserved, entry.charged) for pk, entry in self.model.ledger.items()
-        }
+        assert {
+            each["task_pk"]: (each["user_id"], each["outcome"], each["reserved"], each["charged"]) for each in entries
+        } == {pk: (entry.user, entry.outcome, entry.reserved, entry.charged) for pk, entry in self.model.ledger.items()}
 
 
 @pytest.mark.filterwarnings("ignore::hypothesis.errors.NonInteractiveExampleWarning")

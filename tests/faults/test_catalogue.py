@@ -1,0 +1,109 @@
+"""Every fault of the catalogue that concerns the database, the process and the clock: where it is made, or why not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.faults.nemesis import FAULTS
+from tests.faults.plan import HABITS
+
+TESTS = Path(__file__).resolve().parent.parent
+
+CATALOGUE = {
+    # -- the database
+    "D01 backend killed while idle in transaction": "terminations, settle.begun-terminate",
+    "D02 backend killed inside a statement": "terminations, test_killed_backends_neither_lose_nor_double_any_refund",
+    "D03 reply to COMMIT lost": "commit_cuts, test_a_lost_answer_to_commit_is_an_unknown_outcome_that_was_committed",
+    "D04 COMMIT lost": "commit_cuts, test_a_lost_commit_is_an_unknown_outcome_that_was_not_committed",
+    "D05 cancel or time-out during COMMIT": "commit_waits,"
+    " test_a_commit_without_answer_ends_at_its_deadline_as_unknown",
+    "D06 one child of the server killed": "server_child",
+    "D07 postmaster killed": "server_killed",
+    "D08 restarts": "server_immediate, server_fast",
+    "D09 a failover loses acknowledged commits": "fail_over",
+    "D10 the old primary is still writable": "read_only, only as far as a read-only server shows itself: two writable"
+    " primaries behind one name are for the operator to exclude, the daemon remembers nothing of a server",
+    "D11 connected to a standby": "read_only, test_a_read_only_server_is_no_server_to_settle_on",
+    "D12 every COMMIT hangs": "commit_waits",
+    "D13 disk full": "full_disk",
+    "D14 WAL full, I/O error": "full_disk, an EIO takes strace: not made here",
+    "D15 no connections left": "exhaustion",
+    "D16 our pool exhausted": "test_a_pool_that_is_used_up_says_so_in_time, schedules with one connection a replica",
+    "D17 black hole": "hang, test_a_black_hole_costs_one_deadline_and_heals_without_a_restart",
+    "D18 the gateway holds a row": "hold,"
+    " test_task_behind_a_held_row_waits_for_the_next_pass_and_its_neighbours_settle",
+    "D19 deadlock": "cross, test_deadlock_costs_a_task_nothing_of_what_was_to_be_written",
+    "D20 serialization failure": "test_serialization_failures_are_repeated",
+    "D21 time-outs of the server": "test_a_session_carries_its_name_its_limits_and_any_time_zone",
+    "D22 DDL under prepared statements": "migrate",
+    "D23 columns missing": "test_the_first_fork_is_refused, test_no_gateway_at_all_is_said_to_be_none",
+    "D24 PgBouncer": "pooler, test_many_clients_on_two_server_connections_never_mix_up_their_statements",
+    "D25 advisory locks through a pooler": "test_behind_a_pooler_nothing_is_started",
+    "D26 int4 overflow": "test_refund_that_overflows_an_int4_balance_is_quarantined_and_its_neighbours_settle",
+    "D27 poison text": "test_odd_data_holds_no_money_back, test_odd_texts_hold_no_money_back",
+    "D28 user gone": "delete, test_task_of_a_user_who_is_gone_is_quarantined_and_its_neighbours_settle",
+    "D29 user soft-deleted": "test_soft_deleted_user_is_still_paid",
+    "D30 channel gone": "test_nobody_can_be_asked_about_tasks_of_a_channel_that_is_gone_and_they_stay_open",
+    "D31 channel changed": "test_without_a_cache_every_change_is_seen",
+    "D32 token gone": "test_main_token_that_is_no_longer_the_users_keeps_no_money_from_the_user",
+    "D33 task gone": "delete, test_row_that_vanished_after_its_settlement_needs_nobody",
+    "D34 task locked": "hold, test_task_behind_a_held_row_waits_for_the_next_pass_and_its_neighbours_settle",
+    "D35 stale whole-row save": "save, test_task_reopened_by_a_whole_row_save_is_restored_and_paid_once",
+    "D36 the gateway polls as well": "sweep, test_tasks_that_became_final_without_our_ledger_betray_a_second_writer",
+    "D37 odd quota": "test_null_quota_is_settled_as_nothing_reserved,"
+    " test_negative_reservation_is_quarantined_and_its_neighbours_settle",
+    "D38 logs elsewhere": "test_redis_and_log_database_down_lose_nothing_and_are_caught_up_with",
+    "D39 stale reads": "test_what_was_reserved_comes_from_the_row_and_not_from_the_page,"
+    " test_whatever_gateways_and_replicas_do_the_store_is_as_the_model_says",
+    "D40 slow plans": "test_no_statement_reads_through_a_large_table,"
+    " test_no_statement_of_a_pass_reads_the_finished_tasks",
+    "D41 password rotated": "test_who_is_refused_at_the_start_is_told_what_to_check",
+    "D42 restored to an earlier time": "fail_over",
+    "D43 nothing left behind": "i16_nothing_left_behind",
+    "D44 two tasks of one user": "test_several_tasks_of_one_user_are_all_paid",
+    "D45 the gateway's sweep races us": "sweep",
+    "D46 FAILURE with quota": "test_failure_gives_everything_back_and_says_why",
+    # -- process, clock
+    "P01 kill at every labelled place": "crash, test_daemon_killed_at_a_label_leaves_nothing_half_done",
+    "P02 random kills": "kills",
+    "P03 SIGTERM": "term, test_sigterm_in_the_middle_of_asks_settles_them_and_exits_0_within_the_drain_time",
+    "P04 frozen past the lease": "freeze, test_a_frozen_replica_takes_nothing_back_when_it_wakes",
+    "P05 out of memory": "kills",
+    "P06 few file descriptors": "test_a_daemon_with_few_file_descriptors_settles_everything",
+    "P07 starved of CPU": "freeze, by SIGSTOP: a quota takes a control group of one's own",
+    "P08 event loop blocked": "test_a_replica_that_is_not_there_is_not_live, freeze",
+    "P09 twenty replicas at once": "test_twenty_replicas_that_start_at_once_settle_each_task_once",
+    "P10 two versions": "test_a_schema_of_another_program_version_is_refused_with_the_remedy",
+    "P11 one poison task": "test_odd_data_holds_no_money_back, test_poisoned_json_spoils_neither_the_page_nor_the_row",
+    "P12 a lane crashes": "test_a_lane_that_crashes_is_said_started_again_and_harms_no_other",
+    "P13 nobody reads our output": "test_a_reader_that_stops_reading_costs_lines_and_no_time",
+    "P14 nothing may be written": "test_a_daemon_that_may_write_no_file_settles_everything",
+    "P15 cancelled clean-up": "test_draining_waits_no_longer_than_its_limit,"
+    " test_cancelled_settlement_is_committed_whole_or_not_at_all",
+    "C01 wall clock steps": "clock",
+    "C02 replicas skewed": "clock",
+    "C03 the database's clock jumps back": "test_a_lease_from_the_future_is_one_whose_clock_was_set_back",
+    "C04 the machine sleeps": "freeze",
+    "C05 odd submit times": "test_an_unreadable_age_holds_everything_but_a_verdict,"
+    " test_times_are_filled_and_never_run_backwards",
+}
+
+
+def test_every_row_of_the_catalogue_is_made_somewhere() -> None:
+    names = [
+        *(f"D{n:02}" for n in range(1, 47)),
+        *(f"P{n:02}" for n in range(1, 16)),
+        *(f"C{n:02}" for n in range(1, 6)),
+    ]
+    assert [row.split()[0] for row in CATALOGUE] == names
+
+
+def test_what_the_catalogue_names_exists() -> None:
+    texts = "\n".join(path.read_text() for path in TESTS.rglob("test_*.py"))
+    made = FAULTS.keys() | set(HABITS) | {"pooler", "i16_nothing_left_behind"}
+    for row, where in CATALOGUE.items():
+        words = re.findall(r"[a-z_0-9]+", where)
+        tests = [word for word in words if word.startswith("test_")]
+        assert all(re.search(rf"def {test}\b", texts) for test in tests), row
+        assert tests or made.intersection(words), row
