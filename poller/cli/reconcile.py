@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import re
 import sys
 import time
@@ -66,7 +67,7 @@ def _since(_context: click.Context, _parameter: click.Parameter, given: str | No
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with every finding.")
 @click.option("--apply", "is_applied", is_flag=True, help="Give back what is certainly owed, through the ledger, once.")
-@click.option("--yes", "is_sure", is_flag=True, help="With --apply: do not ask about tasks older than the logs.")
+@click.option("--yes", "is_sure", is_flag=True, help="With --apply: also tasks older than the logs.")
 def reconcile(since_s: float, as_json: bool, is_applied: bool, is_sure: bool) -> int:
     """Look for finished tasks that are owed money, and for settlements that tables or logs contradict.
 
@@ -219,18 +220,25 @@ async def _look(
 
 
 def _warned(report: _Report, span: Span, since_s: float, *, is_asked: bool) -> float:
-    """Note that candidates are older than the logs; the time since when to look, where a person was asked."""
+    """Note that candidates are older than the logs; the time since when to look.
+
+    What older tasks are owed is given back only when a person says so, here or by ``--yes``: where log rows were
+    deleted, a task that was refunded looks like one that is owed.
+    """
     since_log_s = span.logs_since_s
     if span.oldest_s is None or (since_log_s is not None and span.oldest_s >= since_log_s):
         return since_s
     when = "there is no log row at all" if since_log_s is None else f"the oldest log row is of {stamp(since_log_s)}"
     doubt = f"{when}: older tasks may have been refunded and the log rows of it deleted; --since leaves them out"
     report.notes.append(doubt)
-    if is_asked and since_log_s is not None and sys.stdin.isatty() and sys.stderr.isatty():
+    if not is_asked:
+        return since_s
+    if sys.stdin.isatty() and sys.stderr.isatty():
         click.echo(f"note: {doubt}", err=True)
-        if not click.confirm("Give back also what older tasks are owed?", default=False, err=True):
-            return max(since_s, since_log_s)
-    return since_s
+        if click.confirm("Give back also what older tasks are owed?", default=False, err=True):
+            return since_s
+    report.notes.append("older tasks were left out; --yes gives back also what they are owed")
+    return max(since_s, math.inf if since_log_s is None else since_log_s)
 
 
 async def _deliver(at: Desk, report: _Report) -> None:

@@ -98,16 +98,29 @@ async def test_what_is_owed_is_listed_then_given_back_and_then_gone(make_databas
     assert len(told["findings"]) == 30
     assert told["findings"][0].keys() == {"class", "task_pk", "task_id", "user_id", "channel_id", "quota", "detail"}
 
-    code, out, _ = await ran(dsn, "--apply", "--json")
+    code, out, _ = await ran(dsn, "--apply", "--yes", "--json")
     told = json.loads(out)
     assert (code, told["is_clean"]) == (0, True)
     assert told["repaired"] == {"count": 30, "quota": owed}
     assert {each["repair"] for each in told["findings"]} == {"settled"}
     assert await fetchval(dsn, quota) == before + owed
 
-    code, out, _ = await ran(dsn, "--apply")
+    code, out, _ = await ran(dsn, "--apply", "--yes")
     assert (code, out.splitlines()[0]) == (0, "differences: none")
     assert await fetchval(dsn, quota) == before + owed
+
+
+async def test_without_log_rows_nothing_is_given_back_unless_a_person_says_so(
+    make_database: MakeDatabase, profile_name: str
+):
+    dsn = await make_database(profile_name)
+    await history(dsn, profile_name, 100)
+    await fetchval(dsn, "TRUNCATE logs")
+    quota = "SELECT sum(quota)::bigint FROM users"
+    before = await fetchval(dsn, quota)
+    _, out, err = await ran(dsn, "--apply")
+    assert "--yes" in out + err
+    assert await fetchval(dsn, quota) == before
 
 
 async def test_runs_at_once_give_back_once(make_database: MakeDatabase, profile_name: str):
@@ -119,7 +132,7 @@ async def test_runs_at_once_give_back_once(make_database: MakeDatabase, profile_
     codes, sums = [], []
 
     async def run() -> None:
-        code, out, _ = await ran(dsn, "--apply", "--json")
+        code, out, _ = await ran(dsn, "--apply", "--yes", "--json")
         codes.append(code)
         sums.append(json.loads(out)["repaired"]["quota"])
 
@@ -146,7 +159,7 @@ async def test_beside_a_running_daemon_nothing_is_paid_twice(
         with ending(daemon):
             await daemon.says("database_opened")
             while await settled(dsn) < 300:
-                code, out, err = await ran(dsn, "--apply", "--json")
+                code, out, err = await ran(dsn, "--apply", "--yes", "--json")
                 assert code in (0, 2), err
                 assert json.loads(out)["repaired"]["count"] == 0
             daemon.signal(TERM)
@@ -183,7 +196,7 @@ async def test_repairs_with_logs_elsewhere_are_logged_there_before_the_command_e
         "INSERT INTO logs (user_id, type, quota, other, created_at) VALUES ($1, $2, $3, $4, $5)",
         [tuple(row.values()) for row in rows],
     )
-    code, out, _ = await ran(dsn, "--apply", "--json", LOG_SQL_DSN=logs)
+    code, out, _ = await ran(dsn, "--apply", "--yes", "--json", LOG_SQL_DSN=logs)
     assert (code, json.loads(out)["repaired"]["count"]) == (0, 10)
     assert await there.fetchval("SELECT count(*) FROM logs") == 100
     await there.close()

@@ -21,7 +21,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -118,23 +118,28 @@ class Campaign:
             stands = [await stack.enter_async_context(_stand()) for _ in range(workers)]
             able, tally.skipped = abilities(stands[0][0])
 
-            async def work(stand) -> None:  # type: ignore[no-untyped-def]
-                while give_up is None or time.monotonic() < give_up:
-                    number = next(numbers, None)
-                    if number is None:
-                        return
-                    await self._one(
-                        focused(tally.seed, number, claim) if claim else plan(tally.seed, number, able), stand
-                    )
-
-            async with anyio.create_task_group() as group:
-                for stand in stands:
-                    group.start_soon(work, stand)
+            chosen = ((focused(tally.seed, n, claim) if claim else plan(tally.seed, n, able)) for n in numbers)
+            await self._side_by_side(chosen, stands, give_up)
             for turn in range(_MAKE_UPS if makes_up and only is None and not claim else 0):
-                for missed in tally.missed:
-                    await self._one(focused(tally.seed, 1_000_000 + 1000 * turn + tally.schedules, missed), stands[0])
+                first = 1_000_000 + 1000 * turn
+                again = [focused(tally.seed, first + n, missed) for n, missed in enumerate(tally.missed)]
+                await self._side_by_side(iter(again), stands, None)
         tally.seconds = time.monotonic() - began
         return tally
+
+    async def _side_by_side(self, plans: Iterator[Plan], stands: list, give_up: float | None) -> None:  # type: ignore[type-arg]
+        """Run *plans*, one at a time on each of *stands*, begun before *give_up*."""
+
+        async def work(stand) -> None:  # type: ignore[no-untyped-def]
+            while give_up is None or time.monotonic() < give_up:
+                made = next(plans, None)
+                if made is None:
+                    return
+                await self._one(made, stand)
+
+        async with anyio.create_task_group() as group:
+            for stand in stands:
+                group.start_soon(work, stand)
 
     async def _one(self, made: Plan, stand) -> None:  # type: ignore[no-untyped-def]
         cluster, nursery = stand

@@ -17,6 +17,7 @@ import asyncpg
 from poller.demo import embedded
 
 LIMIT_S = 60.0
+_PREFIX = "poller-faults-"
 _SIZE = "400m"
 _SETTINGS = {
     "listen_addresses": "",
@@ -42,7 +43,8 @@ class Cluster:
 
     def __init__(self, major: int = 18) -> None:
         parent = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
-        self.folder = Path(tempfile.mkdtemp(prefix="poller-faults-", dir=parent))
+        _sweep(parent)
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
         self.is_bounded = self._bound()
         """Whether its disk is so small that a test may fill it."""
         self._tool, self._prefix = embedded._unprivileged(embedded.binaries(major), self.folder)
@@ -99,9 +101,7 @@ class Cluster:
                 with anyio.fail_after(LIMIT_S):
                     while process.poll() is None:
                         await anyio.sleep(0.02)
-        if self.is_bounded:
-            subprocess.run(["umount", "-l", str(self.folder)], check=False)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        _remove(self.folder)
 
     async def start(self) -> None:
         """Start the primary and wait until it takes connections; children of a killed one may still be ending."""
@@ -221,6 +221,20 @@ class Cluster:
         assert await connection.fetchval("SELECT pg_promote(true, 30)")
         await connection.close()
         shutil.rmtree(old / "data", ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_mount():
+        subprocess.run(["umount", "-l", str(folder)], check=False)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what runs left behind that were killed."""
+    for folder in parent.glob(f"{_PREFIX}*-*"):
+        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
+            _remove(folder)
 
 
 def _children(pid: int) -> list[int]:

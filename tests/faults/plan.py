@@ -112,7 +112,7 @@ def plan(seed: int, number: int, able: frozenset[str]) -> Plan:
             label = known[(number * 2 + place) % len(known)] if place < 2 else chance.choice(known)
             circumstances |= {RARE[label]} if label in RARE else set()
         # What kills itself at a label needs work left to reach it.
-        at_s = round(0.01 + chance.random() * (2.5 if label else WINDOW_S - 0.5), 2)
+        at_s = round(0.01 + chance.random() * (1.5 if label else WINDOW_S - 0.5), 2)
         steps.append(Step(0.0 if label in RARE else at_s, fault, f"{seed}/{number}/{place}", label))
     if "not_found" in circumstances:
         # A listed not_found ends tasks before a hold could.

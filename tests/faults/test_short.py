@@ -18,12 +18,12 @@ ABLE = frozenset({"pooler", *WEIGHTS})
 async def test_random_faults_violate_nothing_and_what_was_claimed_has_happened(tmp_path, capsys):
     seed = random.SystemRandom().randrange(2**31)
     with capsys.disabled():
-        tally = await Campaign(seed, folder=tmp_path, is_talkative=False).run(3, workers=2)
+        tally = await Campaign(seed, folder=tmp_path, is_talkative=False).run(2, workers=2)
     print("\n".join(tally.lines()))
     assert tally.violations == [], f"seed {seed}"
     assert tally.missed == [], f"seed {seed}"
     assert tally.code == GREEN
-    assert tally.settlements > 300
+    assert tally.settlements > 200
 
 
 def test_a_schedule_follows_from_its_seed_and_number_alone():
