@@ -49,6 +49,8 @@ class Tally:
     violations: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    slowest_s: float = 0.0
+    """The longest that any schedule needed, after its last fault, until nothing was open."""
 
     @property
     def missed(self) -> list[str]:
@@ -68,7 +70,7 @@ class Tally:
         labels = sum(1 for name in hits if name.startswith("crash at "))
         said = [
             f"seed {self.seed}: {self.schedules} schedules in {self.seconds:.0f} s,"
-            f" {self.settlements} settlements checked",
+            f" {self.settlements} settlements checked, all done at most {self.slowest_s:.1f} s after the last fault",
             f"processes killed: {hits['kill']} (at {labels} labelled places: "
             f"{sum(count for name, count in hits.items() if name.startswith('crash at '))}), frozen past their lease:"
             f" {hits['freeze']}, stopped by SIGTERM: {hits['term']}",
@@ -152,6 +154,8 @@ class Campaign:
         except Exception as broken:  # noqa: BLE001 - a supervision point; a rig that breaks proves nothing
             self._say("".join(traceback.format_exception(broken)))
             rig.wrong.append(f"the rig broke: {broken!r}")
+        self._say(f"{made.number}: {rig.settlements} settlements, all done {rig.drained_s:.1f} s after the last fault")
+        tally.slowest_s = max(tally.slowest_s, rig.drained_s)
         tally.schedules += 1
         tally.settlements += rig.settlements
         tally.hits.update(rig.hits)

@@ -53,6 +53,7 @@ _PACE = {
     "ENABLE_METRICS": "false",
     "LOG_FORMAT": "text",
 }
+_BUSY = (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError)
 _COMPLAINTS = re.compile(
     "Traceback|this is a bug|lane_failed|loop_failed|was never (?:retrieved|awaited)|never retrieved|demo-key-"
 )
@@ -72,6 +73,8 @@ class Rig:
         self.hits: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.settlements = 0
+        self.drained_s = 0.0
+        """How long it took after the last fault until nothing was open."""
         self.alive: list[Child] = []
         self.armed: dict[Child, str] = {}
         self.frozen: set[Child] = set()
@@ -87,7 +90,7 @@ class Rig:
         """Run *query* as a person would; waits while the server is on its way up."""
         with anyio.fail_after(60):
             while True:
-                with contextlib.suppress(OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError):
+                with contextlib.suppress(*_BUSY):
                     settings = {"application_name": "rig", "default_transaction_read_only": "off"}
                     connection = await asyncpg.connect(self.dsn(), timeout=5, server_settings=settings)
                     try:
@@ -233,12 +236,14 @@ class Rig:
     async def _drain(self) -> None:
         """Wait until nothing is open that the daemons could settle."""
         question = checker.checks()["i11_nothing_open"]
+        began = anyio.current_time()
         with anyio.move_on_after(DRAIN_LIMIT_S):
             while await self.admin(question):
                 # In profile fork a second writer stops its channel until a person says go on.
                 await self.admin("UPDATE poller.lane SET is_paused = false, pause_reason = '' WHERE is_paused")
                 await anyio.sleep(0.1)
                 await self._bury()
+        self.drained_s = anyio.current_time() - began
 
     async def _end(self) -> None:
         for child in self.alive:
