@@ -43,9 +43,9 @@ class Daemon:
     async def serve(self) -> int:
         """Run until told to stop; the exit code. Raises Misconfigured, NotPermitted, Unavailable (port taken)."""
         settings, recorder = self._settings, self._recorder
-        recorder.event("info", "daemon_started", replica=self._replica, interval=settings.poll_interval_s)
         async with anyio.create_task_group() as group:
             await group.start(self._signals, group)
+            recorder.event("info", "daemon_started", replica=self._replica, interval=settings.poll_interval_s)
             if settings.metrics_enabled:
                 await group.start(server.serve, settings, self._console, recorder)
             watchdog_s = self._notifier.watchdog_s()

@@ -58,7 +58,7 @@ SEEDED = {
     " FROM logs l ORDER BY id LIMIT 1) AS to_l",
     "i14_untouched": "UPDATE channels SET key = 'other' WHERE id = 1",
     "i15_no_secrets": "UPDATE poller.ledger SET evidence = 'sent demo-key-1' WHERE task_pk = 3",
-    "i17_notes": "INSERT INTO poller.watch (task_pk, channel_id) VALUES (3, 1)",
+    "i17_notes": "INSERT INTO poller.watch (task_pk, channel_id, quarantined_at) VALUES (3, 1, now())",
     "i18_whole": "INSERT INTO inv.money (tbl, col, row_id, delta, app) VALUES ('users', 'quota', 1, 0.5, 'poller/x')",
 }
 SPLIT = {
