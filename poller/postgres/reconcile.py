@@ -1,8 +1,8 @@
 """Looks for money that is not where it should be, page by page, and gives back what is certainly owed.
 
 Tasks and log rows are read side by side through two cursors in one order, so memory stays flat on both sides whatever
-their number, also when the logs are in another database. What is owed is given back by the settler itself, with a
-statement for rows that are final already: the same locks, the same ledger key.
+their number, also when the logs are in another database. What is owed is given back by the settler itself: the same
+locks, the same statement, the same ledger key.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Reconciler:
         self._settler = Settler(
             database,
             statements,
-            statement="repair",
+            of_finished=True,
             replica_id=replica_id,
             lowers_channels=lowers_channels,
             logs_elsewhere=logs_of is not None,

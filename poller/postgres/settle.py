@@ -20,6 +20,7 @@ from poller.core.model import Outcome, Settled, Settlement, Task, Verdict
 from poller.core.schedule import backoff_s, jitter
 from poller.crashpoints import reach
 from poller.errors import DatabaseAway, Defer
+from poller.postgres.columns import columns, is_sound
 from poller.postgres.database import Database
 from poller.postgres.faults import Fault, StatementFailed
 from poller.postgres.statements import Statements
@@ -68,7 +69,10 @@ class _Run:
 
 
 class Settler:
-    """Settles batches by *statement*. *quarantine* takes what no repeat can settle; *delay_s* is the wait by tries."""
+    """Settles open tasks, or (*of_finished*) what final ones without a ledger row are owed.
+
+    *quarantine* takes what no repeat can settle; *delay_s* is the wait by tries.
+    """
 
     def __init__(
         self,
@@ -81,15 +85,16 @@ class Settler:
         moves_caches: bool,
         quarantine: Quarantine,
         delay_s: Callable[[int], float] = retry_delay_s,
-        statement: str = "settle",
+        of_finished: bool = False,
     ) -> None:
         self._database = database
         self._lock = statements.lock
-        self._statement = statements[statement]
+        self._statement = statements.settle
         self._replica_id = replica_id
         self._lowers_channels = lowers_channels
         self._logs_elsewhere = logs_elsewhere
         self._moves_caches = moves_caches
+        self._of_finished = of_finished
         self._quarantine = quarantine
         self._delay_s = delay_s
 
@@ -104,7 +109,7 @@ class Settler:
         run = _Run(uuid.uuid4())
         batch = []
         for one in sorted({each.task.pk: each for each in settlements}.values(), key=lambda each: each.task.pk):
-            if _is_sound(one):
+            if is_sound(one):
                 batch.append(one)
             else:
                 run.refused.append(
@@ -163,17 +168,17 @@ class Settler:
             with anyio.fail_after(_DEADLINE_S, shield=True):
                 async with self._database.transaction(timeout_s=_STATEMENTS_S) as transaction:
                     reach("settle.begun")
-                    lock_ms = str(int(lock_s * 1000))
-                    await transaction.fetch(self._lock, pks, movers, lock_ms, self._lowers_channels)
+                    await transaction.fetch(self._lock, pks, movers, str(int(lock_s * 1000)), self._lowers_channels)
                     reach("settle.locked")
                     rows = await transaction.fetch(
                         self._statement,
-                        *_columns(batch),
+                        *columns(batch),
                         attempt,
                         self._replica_id,
                         self._lowers_channels,
                         self._logs_elsewhere,
                         self._moves_caches,
+                        self._of_finished,
                     )
                     reach("settle.written")
                     if short := rows[0]["short"]:
@@ -245,41 +250,6 @@ class Settler:
             verdict = Verdict.QUARANTINED
         for one, reason, _ in run.refused:
             run.fates[one.task.pk] = _left(one, verdict, reason)
-
-
-def _is_sound(one: Settlement) -> bool:
-    # asyncpg takes True for 1 and 1.5 for 1.
-    if one.outcome is Outcome.FAILURE:
-        return type(one.charged) is int and one.charged == 0
-    return one.charged is None or _is_amount(one.charged)
-
-
-def _is_amount(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**63
-
-
-def _columns(batch: Sequence[Settlement]) -> list[list[object]]:
-    """The arrays that statement settle takes as its first parameters."""
-    rows = [
-        (
-            one.task.pk,
-            one.task.task_id,
-            one.task.user_id,
-            one.task.channel_id,
-            one.task.price_model,
-            one.outcome.value,
-            one.charged,
-            one.rule,
-            one.price_source,
-            one.prompt_tokens if _is_amount(one.prompt_tokens) else 0,
-            one.completion_tokens if _is_amount(one.completion_tokens) else 0,
-            one.fail_reason,
-            one.data,
-            one.evidence,
-        )
-        for one in batch
-    ]
-    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _left(one: Settlement, verdict: Verdict, reason: str) -> Settled:

@@ -13,6 +13,7 @@ DOCUMENTED = "postgres/sql/documented/settle.sql"
 FORK = "postgres/sql/fork/settle.sql"
 MAIN = "postgres/sql/main/settle.sql"
 SETTLER = "postgres/settle.py"
+COLUMNS = "postgres/columns.py"
 
 _SETTLE = "tests/postgres/test_settle.py"
 _PROFILES = "tests/postgres/test_settle_profiles.py"
@@ -65,23 +66,23 @@ MUTATIONS: tuple[Mutation, ...] = (
         (
             Patch(
                 SETTLE,
-                "NOT seen.is_in_ledger AND seen.is_active AND seen.is_same AND",
+                "NOT seen.is_in_ledger AND seen.is_owed AND seen.is_same AND",
                 "NOT seen.is_in_ledger AND seen.is_same AND",
             ),
-            Patch(SETTLE, "WHEN NOT seen.is_active THEN 'final'\n", "\n"),
+            Patch(SETTLE, "WHEN NOT seen.is_owed THEN 'final'\n", "\n"),
             Patch(
                 DOCUMENTED,
-                "AND t.platform = 'custompass' AND t.status IN ('submitted', 'processing')\n    RETURNING",
+                "AND t.platform = 'custompass' AND ($20::boolean OR t.status IN ('submitted', 'processing'))\n    RETURNING",
                 "\n    RETURNING",
             ),
             Patch(
                 FORK,
-                "AND t.platform = 'custompass' AND (t.status IS NULL OR t.status NOT IN ('SUCCESS', 'FAILURE'))\n    RETURNING",
+                "AND t.platform = 'custompass' AND ($20::boolean OR t.status IS NULL OR t.status NOT IN ('SUCCESS', 'FAILURE'))\n    RETURNING",
                 "\n    RETURNING",
             ),
             Patch(
                 MAIN,
-                "AND t.platform = 'custompass' AND (t.status IS NULL OR t.status NOT IN ('SUCCESS', 'FAILURE'))\n    RETURNING",
+                "AND t.platform = 'custompass' AND ($20::boolean OR t.status IS NULL OR t.status NOT IN ('SUCCESS', 'FAILURE'))\n    RETURNING",
                 "\n    RETURNING",
             ),
         ),
@@ -124,7 +125,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "identity check removed: a row that changed hands is settled",
         (
-            Patch(SETTLE, "seen.is_active AND seen.is_same AND seen.obstacle", "seen.is_active AND seen.obstacle"),
+            Patch(SETTLE, "seen.is_owed AND seen.is_same AND seen.obstacle", "seen.is_owed AND seen.obstacle"),
             Patch(SETTLE, "            WHEN NOT seen.is_same THEN 'moved'\n", ""),
         ),
         (f"{_SETTLE}::test_row_that_changed_hands_is_left_for_the_next_pass",),
@@ -267,13 +268,13 @@ MUTATIONS: tuple[Mutation, ...] = (
                 "coalesce(l.reserved, t.quota, 0)::bigint AS reserved",
                 "coalesce(l.reserved, a.prompt_tokens, 0)::bigint AS reserved",
             ),
-            Patch(SETTLER, "one.prompt_tokens if _is_amount(one.prompt_tokens) else 0", "one.task.reserved"),
+            Patch(COLUMNS, "one.prompt_tokens if _is_amount(one.prompt_tokens) else 0", "one.task.reserved"),
         ),
         (f"{_SETTLE}::test_what_was_reserved_comes_from_the_row_and_not_from_the_page",),
     ),
     _one(
         "charged as reserved, by the page",
-        SETTLER,
+        COLUMNS,
         "            one.charged,\n            one.rule,",
         "            one.task.reserved if one.charged is None else one.charged,\n            one.rule,",
         f"{_RACES}::test_as_reserved_means_what_the_row_says_now",
@@ -391,7 +392,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     _one(
         "booleans and fractions pass for amounts",
-        SETTLER,
+        COLUMNS,
         "    return type(value) is int and 0 <= value < 2**63\n",
         "    return isinstance(value, int | float) and 0 <= value < 2**63\n",
         f"{_SETTLE}::test_charge_that_is_no_amount_never_reaches_the_database",

@@ -5,6 +5,7 @@
 -- $13 text[] data (NULL: leave it)   $14 text[] evidence   $15 uuid attempt   $16 text replica
 -- $17 boolean lower channels.used_quota after a failure (profile fork)   $18 boolean logs live in another database
 -- $19 boolean the gateway caches balances
+-- $20 boolean these are finished without a ledger row, and owed money (reconcile): only their amounts change
 -- locks: held by lock   writes: ledger, tasks, users, logs or outbox, watch
 -- returns: one row a pk: verdict (model.Verdict), reason, amounts; short names the first table whose row count is not
 --   what it must be, on every row alike: the transaction must be rolled back then
@@ -26,6 +27,14 @@ seen AS MATERIALIZED (
         coalesce(l.attempt = $15::uuid, false) AS is_ours,
         t.id IS NOT NULL AS is_there,
         coalesce(t.status IN ('submitted', 'processing'), false) AS is_active,
+        CASE
+            WHEN $20::boolean THEN
+                -- As it was read; a failed task that has used something is for a person.
+                coalesce(t.status = CASE a.outcome WHEN 'SUCCESS' THEN 'completed' ELSE 'failed' END, false)
+                AND coalesce(t.used_quota, 0) = a.charged
+                AND coalesce(t.quota, 0) > coalesce(t.used_quota, 0)
+            ELSE coalesce(t.status IN ('submitted', 'processing'), false)
+        END AS is_owed,
         -- NULL reads as zero value, as in all gateways.
         coalesce(t.task_id, '') = a.task_id
             AND coalesce(t.user_id, 0) = a.user_id
@@ -73,12 +82,12 @@ judged AS MATERIALIZED (
             WHEN seen.is_in_ledger AND seen.is_active THEN 'reopened'
             WHEN seen.is_in_ledger THEN 'already'
             WHEN NOT seen.is_there THEN 'gone'
-            WHEN NOT seen.is_active THEN 'final'
+            WHEN NOT seen.is_owed THEN 'final'
             WHEN NOT seen.is_same THEN 'moved'
             WHEN seen.obstacle <> '' THEN 'quarantined'
             ELSE 'settled'
         END AS verdict,
-        NOT seen.is_in_ledger AND seen.is_active AND seen.is_same AND seen.obstacle = '' AS is_due,
+        NOT seen.is_in_ledger AND seen.is_owed AND seen.is_same AND seen.obstacle = '' AS is_due,
         -- Opened again by a whole-row save of the gateway after we settled it: put back, without money.
         seen.is_in_ledger AND seen.is_active AND seen.is_same_in_ledger AND seen.is_same_amount AS is_restored
     FROM seen
@@ -108,14 +117,14 @@ written AS (
         -- Both: so the guide's own repair SQL finds nothing that is still owed. What was reserved is in the ledger.
         quota = j.charged,
         used_quota = j.charged,
-        fail_reason = CASE j.outcome WHEN 'FAILURE' THEN j.fail_reason ELSE t.fail_reason END,
+        fail_reason = CASE WHEN j.is_active AND j.outcome = 'FAILURE' THEN j.fail_reason ELSE t.fail_reason END,
         data = CASE WHEN j.is_due AND j.data IS NOT NULL THEN j.data::jsonb ELSE t.data END,
         updated_at = now()
     FROM judged AS j
     WHERE t.id = j.pk
         -- Under OR the IN stays a look-up in a hash table, whatever number of rows the planner expects.
         AND (j.is_restored OR j.pk IN (SELECT b.task_pk FROM booked AS b))
-        AND t.platform = 'custompass' AND t.status IN ('submitted', 'processing')
+        AND t.platform = 'custompass' AND ($20::boolean OR t.status IN ('submitted', 'processing'))
     RETURNING t.id
 ),
 owed AS MATERIALIZED (

@@ -5,6 +5,7 @@
 -- $13 text[] data (NULL: leave it)   $14 text[] evidence   $15 uuid attempt   $16 text replica
 -- $17 boolean lower channels.used_quota after a failure (profile fork)   $18 boolean logs live in another database
 -- $19 boolean the gateway caches balances
+-- $20 boolean these are finished without a ledger row, and owed money (reconcile): only their amounts change
 -- locks: held by lock   writes: ledger, tasks, users (and channels, where $17 says so), logs or outbox, watch
 -- returns: one row a pk: verdict (model.Verdict), reason, amounts; short names the first table whose row count is not
 --   what it must be, on every row alike: the transaction must be rolled back then
@@ -40,6 +41,10 @@ seen AS MATERIALIZED (
         coalesce(l.attempt = $15::uuid, false) AS is_ours,
         t.id IS NOT NULL AS is_there,
         (t.id IS NOT NULL AND (t.status IS NULL OR t.status NOT IN ('SUCCESS', 'FAILURE'))) AS is_active,
+        CASE
+            WHEN $20::boolean THEN coalesce(t.status = 'FAILURE' AND t.quota > 0, false)
+            ELSE t.id IS NOT NULL AND (t.status IS NULL OR t.status NOT IN ('SUCCESS', 'FAILURE'))
+        END AS is_owed,
         -- NULL reads as zero value, as in all gateways.
         coalesce(t.task_id, '') = a.task_id
             AND coalesce(t.user_id, 0) = a.user_id
@@ -87,12 +92,12 @@ judged AS MATERIALIZED (
             WHEN seen.is_in_ledger AND seen.is_active THEN 'reopened'
             WHEN seen.is_in_ledger THEN 'already'
             WHEN NOT seen.is_there THEN 'gone'
-            WHEN NOT seen.is_active THEN 'final'
+            WHEN NOT seen.is_owed THEN 'final'
             WHEN NOT seen.is_same THEN 'moved'
             WHEN seen.obstacle <> '' THEN 'quarantined'
             ELSE 'settled'
         END AS verdict,
-        NOT seen.is_in_ledger AND seen.is_active AND seen.is_same AND seen.obstacle = '' AS is_due,
+        NOT seen.is_in_ledger AND seen.is_owed AND seen.is_same AND seen.obstacle = '' AS is_due,
         -- Opened again by a whole-row save of the gateway after we settled it: put back, without money.
         seen.is_in_ledger AND seen.is_active AND seen.is_same_in_ledger AND seen.is_same_amount AS is_restored
     FROM seen
@@ -121,9 +126,11 @@ written AS (
         progress = '100%',
         -- This gateway keeps what was reserved on a failed task.
         quota = CASE j.outcome WHEN 'SUCCESS' THEN j.charged ELSE j.reserved END,
-        start_time = coalesce(nullif(t.start_time, 0), setting.now_s),
-        finish_time = greatest(setting.now_s, t.start_time, t.submit_time),
-        fail_reason = CASE j.outcome WHEN 'FAILURE' THEN j.fail_reason ELSE t.fail_reason END,
+        start_time = CASE WHEN j.is_active THEN coalesce(nullif(t.start_time, 0), setting.now_s) ELSE t.start_time END,
+        finish_time = CASE
+            WHEN j.is_active THEN greatest(setting.now_s, t.start_time, t.submit_time) ELSE t.finish_time
+        END,
+        fail_reason = CASE WHEN j.is_active AND j.outcome = 'FAILURE' THEN j.fail_reason ELSE t.fail_reason END,
         data = CASE WHEN j.is_due AND j.data IS NOT NULL THEN j.data::json ELSE t.data::json END,
         updated_at = setting.now_s
     FROM judged AS j
@@ -131,7 +138,7 @@ written AS (
     WHERE t.id = j.pk
         -- Under OR the IN stays a look-up in a hash table, whatever number of rows the planner expects.
         AND (j.is_restored OR j.pk IN (SELECT b.task_pk FROM booked AS b))
-        AND t.platform = 'custompass' AND (t.status IS NULL OR t.status NOT IN ('SUCCESS', 'FAILURE'))
+        AND t.platform = 'custompass' AND ($20::boolean OR t.status IS NULL OR t.status NOT IN ('SUCCESS', 'FAILURE'))
     RETURNING t.id
 ),
 owed AS MATERIALIZED (
