@@ -11,6 +11,7 @@ import click
 from poller.cli.desk import Desk, NotFound, desk, single
 from poller.cli.reading import read_settings
 from poller.cli.sheet import Sheet, ago, facts, show, stamp
+from poller.core.channels import client_header
 from poller.core.evidence import clean_text
 from poller.errors import AskFailed
 
@@ -157,7 +158,7 @@ def _asking(task: Task, channel: Channel | None) -> dict[str, object] | str:
     except AskFailed as failed:
         url = f"none: {failed.detail}"
     key = "its own" if task.key else f"the channel's ({len(channel.keys)} usable)"
-    header = (task.token_header or channel.token_header) if task.client_token else None
+    header = client_header(task.token_header, channel.token_header) if task.client_token else None
     return {"url": url, "key": key, "client token": header and f"in {header}", "findings": "; ".join(channel.findings)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from poller.core.channels import client_header
 from poller.core.keys import KeyRing
 from poller.core.model import Channel, Route, Secret, Task
 
@@ -97,9 +98,8 @@ class Planner:
         return Batch(route, tasks)
 
     def _route(self, task: Task) -> Route:
-        token = task.client_token
-        header = (task.token_header or self._channel.token_header) if token else ""
-        return Route(task.model, self._ring.first(task), token, header)
+        header = client_header(task.token_header, self._channel.token_header) if task.client_token else ""
+        return Route(task.model, self._ring.first(task), task.client_token if header else None, header)
 
 
 class BatchSize:

@@ -17,6 +17,14 @@ from poller.core.words import overlay
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,512}")
 _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+_MEANINGFUL: Final = re.compile(
+    r".*(?:authoriz|api-?key).*"
+    r"|(?:accept|access-control|authentication|cache-control|cf|client-ip|content|cookie2?|date|dpop|early-data|expect"
+    r"|fastly|forwarded|from|host|http2?|if|max-forwards|origin|pragma|prefer|priority|range|referer|sec|true-client-ip"
+    r"|upgrade|via|x-(?:amz|arr|client-ip|cluster|envoy|forwarded|goog|host|http|method|ms|original|proxy|real-ip"
+    r"|remote|rewrite|url))(?:-.*)?"
+)
+"""Names that mean something to upstreams, proxies or caches: as an operator's own choice maybe, from a task never."""
 _OUR_HEADERS: Final = frozenset(
     {
         "accept",
@@ -30,8 +38,6 @@ _OUR_HEADERS: Final = frozenset(
         "expect",
         "host",
         "keep-alive",
-        "proxy-authorization",
-        "proxy-connection",
         "te",
         "trailer",
         "transfer-encoding",
@@ -100,7 +106,34 @@ def is_header_name(name: str) -> bool:
     >>> is_header_name("X-Custom-Token"), is_header_name("Authorization"), is_header_name("a b")
     (True, False, False)
     """
-    return _HEADER.fullmatch(name) is not None and name.lower() not in _OUR_HEADERS
+    plain = _plain(name)
+    return _HEADER.fullmatch(name) is not None and plain not in _OUR_HEADERS and not plain.startswith("proxy-")
+
+
+def is_header_value(text: str) -> bool:
+    """Whether *text* can stand in a header line as a key or token: visible ASCII, not too long."""
+    return _KEY.fullmatch(text) is not None
+
+
+def client_header(saved: str, channel_header: str) -> str:
+    """The header that a task's token travels in: the name *saved* with it, else the channel's; empty for none at all.
+
+    In databases of the fork's first version a user can make up what looks saved, so that a name which may mean more
+    than a client's token counts only where it is the operator's own.
+
+    >>> client_header("X-Own", "X-Custom-Token"), client_header("", "X-Custom-Token")
+    ('X-Own', 'X-Custom-Token')
+    >>> client_header("X-Api-Key", "X-Custom-Token"), client_header("x-api-key", "X-Api-Key")
+    ('', 'X-Api-Key')
+    """
+    if not saved or saved.lower() == channel_header.lower():
+        return channel_header
+    return saved if is_header_name(saved) and not _MEANINGFUL.fullmatch(_plain(saved)) else ""
+
+
+def _plain(name: str) -> str:
+    """*name* as many servers hand it to the program behind them: there ``_`` is ``-``."""
+    return name.lower().replace("_", "-")
 
 
 def _base_url(text: str | None, findings: list[str]) -> str:

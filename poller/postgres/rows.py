@@ -1,7 +1,8 @@
 """A row of a page as a Task. What the gateway saved in JSON is read here and never in SQL, where one odd row would cost
 the whole page.
 
-fork   ``properties.input`` is itself JSON text ``{"payload", "token", "headerKey"}`` (older rows: the bare request);
+fork   ``properties.input`` is itself JSON text ``{"payload", "token", "headerKey"}``; whatever else stands there is the
+       bare request that the first version kept, and what it says is its user's word, not the gateway's;
        ``properties.billing_info`` holds the price terms
 main   ``properties`` has the model names, ``private_data`` the upstream id, the key and ``billing_context``
 
@@ -17,6 +18,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
+from poller.core.channels import is_header_value
 from poller.core.model import Secret, State, Task
 
 _ABSENT: Final = msgspec.Raw()
@@ -25,6 +27,7 @@ _HALF_PAIRS: Final = re.compile(
     r"|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
     r"|(\\.)"
 )
+_STRINGS_AND_BRACKETS: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 class Note(NamedTuple):
@@ -46,7 +49,8 @@ class _Properties(msgspec.Struct):
     origin_model_name: msgspec.Raw = _ABSENT
 
 
-class _Input(msgspec.Struct):
+class _Input(msgspec.Struct, forbid_unknown_fields=True):
+    payload: msgspec.Raw = _ABSENT
     token: msgspec.Raw = _ABSENT
     headerKey: msgspec.Raw = _ABSENT  # noqa: N815 - the fork's own name
 
@@ -123,15 +127,10 @@ def _documented(task_id: str, action: str, _properties: str | None, _private: st
 
 def _fork(task_id: str, action: str, properties: str | None, _private: str | None) -> _Saved:
     found = _read(_Properties, properties) if properties else _Properties()
-    client = _Input()
-    if (text := _string(found.input).strip()).startswith("{"):
-        try:
-            client = _read(_Input, text)
-        except _UnreadableError as error:
-            # The first version kept the bare request there, cut or not: with no token in it there was none.
-            if isinstance(error.__cause__, RecursionError) or '"token"' in text:
-                raise
-    token = _string(client.token).strip()
+    client = _envelope(_string(found.input).strip())
+    token = _string(client.token).strip() if bytes(client.payload) else ""
+    if not is_header_value(token):
+        token = ""
     return _Saved(
         task_id,
         action,
@@ -140,6 +139,36 @@ def _fork(task_id: str, action: str, properties: str | None, _private: str | Non
         token_header=_string(client.headerKey).strip() if token else "",
         terms=_object(found.billing_info),
     )
+
+
+def _envelope(text: str) -> _Input:
+    """What the gateway wrapped a request in; empty where *text* is no such wrapping."""
+    if not text.startswith("{"):
+        return _Input()
+    try:
+        return _read(_Input, text)
+    except _UnreadableError:
+        pass
+    try:
+        # The request inside is its user's, and may be nested too deep for any decoder.
+        return _read(_Input, _hollow(text))
+    except _UnreadableError:
+        return _Input()
+
+
+def _hollow(text: str) -> str:
+    """The JSON object *text* with null in place of every object and list in it."""
+    kept, depth, start = [], 0, 0
+    for mark in _STRINGS_AND_BRACKETS.finditer(text):
+        if mark[0] in "[{":
+            depth += 1
+            if depth == 2:
+                kept += [text[start : mark.start()], "null"]
+        elif mark[0] in "]}":
+            if depth == 2:
+                start = mark.end()
+            depth -= 1
+    return "".join([*kept, text[start:]])
 
 
 def _main(task_id: str, action: str, properties: str | None, private: str | None) -> _Saved:

@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from importlib.metadata import version
-from typing import Final
 
+from poller.core.channels import is_header_name, is_header_value
 from poller.core.model import Channel, Route
 from poller.errors import AskFailed, AskReason
-
-_VALUE = re.compile(r"[\x21-\x7e]{1,512}")
-_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
-_OWN: Final = frozenset(
-    {
-        "accept",
-        "accept-encoding",
-        "authorization",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "cookie",
-        "expect",
-        "host",
-        "proxy-authorization",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "user-agent",
-    }
-)
 
 
 def request_headers(channel: Channel, route: Route) -> dict[str, str]:
@@ -40,7 +16,7 @@ def request_headers(channel: Channel, route: Route) -> dict[str, str]:
     Raises ``AskFailed(BAD_REQUEST_PARTS)`` for a missing key and for anything that cannot stand in a header line.
     """
     key = route.key.reveal() if route.key else ""
-    if _VALUE.fullmatch(key) is None:
+    if not is_header_value(key):
         raise AskFailed(AskReason.BAD_REQUEST_PARTS, "key is missing or has characters that no header can hold")
     headers = {
         "Accept": "application/json",
@@ -52,9 +28,9 @@ def request_headers(channel: Channel, route: Route) -> dict[str, str]:
     name = route.token_header or channel.token_header
     if route.client_token and name:
         token = route.client_token.reveal()
-        if _NAME.fullmatch(name) is None or name.lower() in _OWN:
+        if not is_header_name(name):
             raise AskFailed(AskReason.BAD_REQUEST_PARTS, "token header is not a usable header name")
-        if _VALUE.fullmatch(token) is None:
+        if not is_header_value(token):
             raise AskFailed(AskReason.BAD_REQUEST_PARTS, "client token has characters that no header can hold")
         headers[name] = token
     return headers

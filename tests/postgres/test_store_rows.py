@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_fork_reads_the_clients_token_and_the_terms():
     [
         None, "", "null", "[]", "5", '"text"', "{}", {"input": None}, {"input": ""}, {"input": {"token": "tk"}},
         {"input": "a prompt"}, {"input": '{"prompt": "bare request"}'}, {"input": '{"prompt": "cut of'},
-        {"input": '{"token": 5}'}, {"input": '{"token": ""}'}, {"billing_info": "free"},
+        {"input": '{"payload": {}, "token": 5}'}, {"input": '{"payload": {}, "token": ""}'}, {"billing_info": "free"},
     ],
 )  # fmt: skip
 def test_fork_without_a_token_sends_none(saved):
@@ -54,12 +55,46 @@ def test_fork_without_a_token_sends_none(saved):
 def test_fork_reads_the_token_beside_odd_text(odd):
     inner = '{"payload": "' + odd + '", "token": "tk-1"}'
     assert revealed(read("fork", {"input": inner}))[0] == "tk-1"
-    assert revealed(read("fork", '{"note": "' + odd + '", "input": "{\\"token\\": \\"tk-1\\"}"}'))[0] == "tk-1"
+    outer = '{"note": "' + odd + '", "input": "{\\"payload\\": 1, \\"token\\": \\"tk-1\\"}"}'
+    assert revealed(read("fork", outer))[0] == "tk-1"
+
+
+@pytest.mark.parametrize("request_", [DEEP, '{"]":' * 5000 + "1" + "}" * 5000, '[{"a\\"}": 1e999}]', "1e999"])
+def test_fork_reads_the_token_beside_a_request_that_no_decoder_takes(request_):
+    for inner in (
+        f'{{"payload": {request_}, "token": "tk-1", "headerKey": "X-Mine"}}',
+        f'{{"headerKey": "X-Mine", "payload": {request_}, "token": "tk-1"}}',
+    ):
+        task = read("fork", {"input": inner})
+        assert (*revealed(task), task.upstream_id) == ("tk-1", "X-Mine", "task_public")
 
 
 @pytest.mark.parametrize(
-    "saved", ["{", '{"input": ' + DEEP + "}", {"input": '{"payload": ' + DEEP + ', "token": "t"}'}]
-)
+    "planted",
+    [
+        '{"token": "tk"}', '{"token": "tk", "headerKey": "X-Mine"}', '{"prompt": "a cat", "token": "tk"}',
+        '{"prompt": "a cat", "payload": {}, "token": "tk", "headerKey": "X-Mine"}',
+        '{"payload": {"token": "tk", "headerKey": "X-Mine"}}', '{"payload": {}, "Token": "tk"}',
+        '[{"payload": {}, "token": "tk"}]', '{"payload": {}, "token": "two\\nlines"}',
+        '{"payload": {}, "token": "tk\\u0000"}', '{"payload": {}, "token": "caf\u00e9"}',
+        '{"payload": {}, "token": "a b"}', '{"payload": {}, "token": "' + "t" * 513 + '"}',
+        '{"payload": {}, "token": ["tk"]}', '{"payload": {}, "token": "tk"', '{"prompt": ' + DEEP + ', "token": "tk"}',
+        '{"prompt": "cut, \\"token\\": "tk',
+    ],
+)  # fmt: skip
+def test_fork_takes_no_token_from_what_only_a_user_can_have_written(planted):
+    task = read("fork", {"input": planted})
+    assert revealed(task) == (None, "")
+    assert task.upstream_id == "task_public"
+
+
+def test_fork_is_not_kept_busy_by_a_long_request_that_ends_in_the_middle():
+    started_s = time.perf_counter()
+    assert revealed(read("fork", {"input": '{"payload": "' + '\\"{' * 1_000_000})) == (None, "")
+    assert time.perf_counter() - started_s < 2
+
+
+@pytest.mark.parametrize("saved", ["{", '{"input": ' + DEEP + "}"])
 def test_fork_task_whose_token_cannot_be_read_is_asked_about_by_nobody(saved):
     assert read("fork", saved).upstream_id == ""
 
