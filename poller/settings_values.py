@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BeforeValidator
 
+from poller.core.channels import PROXY_SCHEMES
 from poller.core.model import Secret
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -172,12 +173,12 @@ def redis_url(raw: object) -> Secret | None:
 
 
 def proxy(raw: object) -> Secret | None:
-    """Address of an HTTP proxy; without a scheme it is ``http://``."""
+    """Address of an HTTP or SOCKS5 proxy; without a scheme it is ``http://``."""
     found = secret(raw)
     if found is None:
         return None
     text = found.reveal() if "://" in found.reveal() else f"http://{found.reveal()}"
-    if not text.startswith(("http://", "https://")):
+    if text.partition("://")[0] not in PROXY_SCHEMES:
         raise ValueError("is a proxy of a kind that is not served")
     _check_port(text)
     if not urlsplit(text).hostname:
@@ -222,7 +223,7 @@ RedisUrl = Annotated[
     BeforeValidator(redis_url),
     Expected("redis://USER:PASSWORD@HOST:6379/0, rediss://… or unix://…", "url"),
 ]
-Proxy = Annotated[Secret | None, BeforeValidator(proxy), Expected("http://HOST:PORT or https://HOST:PORT", "url")]
+Proxy = Annotated[Secret | None, BeforeValidator(proxy), Expected("http://, https:// or socks5://HOST:PORT", "url")]
 
 
 def shown_url(value: Secret) -> str:

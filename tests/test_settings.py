@@ -335,7 +335,8 @@ def test_proxies_follow_the_usual_names():
     found = loaded(https_proxy="proxy.example:3128", NO_PROXY="localhost, .internal")
     assert found.https_proxy == Secret("http://proxy.example:3128")
     assert found.no_proxy == ("localhost", ".internal")
-    assert "kind that is not served" in faults(HTTP_PROXY="socks5://u:hunter2canary@h")[0]
+    assert loaded(HTTP_PROXY="socks5h://u:p@proxy:1080").http_proxy == Secret("socks5h://u:p@proxy:1080")
+    assert "kind that is not served" in faults(HTTP_PROXY="socks4://u:hunter2canary@h")[0]
 
 
 @pytest.mark.parametrize(

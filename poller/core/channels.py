@@ -48,6 +48,8 @@ _OUR_HEADERS: Final = frozenset(
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|)")
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
+PROXY_SCHEMES: Final = ("http", "https", "socks5", "socks5h")
+"""Proxies that asks can go through. Names are left to a SOCKS proxy in both spellings."""
 _LONGEST_URL: Final = 2048
 _LONGEST_TIMEOUT_S: Final = 3600.0
 _MAPPING_FIELD: Final = "custompass_status_mapping"
@@ -229,7 +231,7 @@ def _proxy(value: object, findings: list[str]) -> tuple[Secret | None, bool]:
         return None, True
     url = value.strip() if isinstance(value, str) else ""
     bare = re.sub(r"(?<=://)[^/@]*@", "", url)  # a proxy, unlike an upstream, may have a user name and password
-    fault = _url_fault(bare, ("http", "https")) if isinstance(value, str) else "is no text"
+    fault = _url_fault(bare, PROXY_SCHEMES) if isinstance(value, str) else "is no text"
     if fault:
         findings.append(f"setting.proxy {fault}")
         return None, False

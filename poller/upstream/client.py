@@ -27,7 +27,8 @@ from poller.core.evidence import redacted
 from poller.core.model import Answer, Channel, Route, Secret
 from poller.errors import AskFailed, AskReason, Misconfigured
 from poller.upstream.body import read_capped
-from poller.upstream.dial import CONNECT_TIMEOUT_S, Dial, GuardedResolver, current_dial, guarded_socket
+from poller.upstream.connector import Connector, SocksConnector
+from poller.upstream.dial import CONNECT_TIMEOUT_S, Dial, current_dial
 from poller.upstream.faults import HTTP_ERRORS, failure_of, failure_of_status, is_connection_lost
 from poller.upstream.headers import request_headers
 from poller.upstream.target import Proxies, Proxy, target_of
@@ -61,38 +62,18 @@ class Limits:
     no_proxy: tuple[str, ...] = ()
 
 
-class _Connector(aiohttp.TCPConnector):
-    """A pool that does not reuse a connection on which something came that nobody asked for.
-
-    It would be taken for the answer to the next request, and all later answers would be off by one. aiohttp looks when
-    a connection is given back, but not when it is taken out again.
-    """
-
-    async def _get(self, *args: Any, **more: Any) -> Any:
-        while (connection := await super()._get(*args, **more)) is not None:
-            protocol = connection.protocol
-            if protocol is None or not protocol.should_close:
-                break
-            connection.close()
-        return connection
-
-
 class _Session:
     """A pool of connections, through one proxy or none, that is retired as a whole."""
 
     def __init__(self, limits: Limits, proxy: Proxy | None) -> None:
         tls = _tls_context(limits.ca_file)
-        connector = _Connector(
-            ssl=tls,
-            resolver=GuardedResolver(),
-            socket_factory=guarded_socket,
-            limit=limits.connections,
-            keepalive_timeout=KEEP_ALIVE_S,
-        )
+        pool: dict[str, Any] = {"ssl": tls, "limit": limits.connections, "keepalive_timeout": KEEP_ALIVE_S}
+        is_socks = proxy is not None and proxy.is_socks
+        connector = SocksConnector(proxy, **pool) if proxy and is_socks else Connector(**pool)
         self.transport = AiohttpTransport(
             verify=tls,
             trust_env=False,
-            proxy=httpx.Proxy(proxy.url.reveal(), headers=proxy.headers()) if proxy else None,
+            proxy=httpx.Proxy(proxy.url.reveal(), headers=proxy.headers()) if proxy and not is_socks else None,
             client=aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),

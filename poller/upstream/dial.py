@@ -12,6 +12,7 @@ import socket
 from contextvars import ContextVar
 from typing import Any, Final
 
+import aiohappyeyeballs
 import anyio
 import anyio.to_thread
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -37,11 +38,16 @@ _FORBIDDEN: Final = tuple(
 )
 _NAT64: Final = tuple(ipaddress.IPv6Network(network) for network in ("64:ff9b::/96", "64:ff9b:1::/48"))
 _IPV4_COMPATIBLE: Final = ipaddress.IPv6Network("::/96")
+_NEXT_ADDRESS_AFTER_S: Final = 0.25
 _LOW_32_BITS: Final = 0xFFFFFFFF
 
 
 class RefusedAddress(OSError):
     """The address is one that must never be dialled."""
+
+
+class ProxyRefused(OSError):
+    """The proxy is there and does not make the connection, or speaks another language."""
 
 
 class Dial:
@@ -134,6 +140,23 @@ class GuardedResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Nothing is held."""
+
+
+async def dial(host: str, port: int, resolver: GuardedResolver) -> socket.socket:
+    """A socket connected to *host*, a name or an address, unless forbidden; an ``OSError`` when none of it answers."""
+    try:
+        addresses = [str(ipaddress.ip_address(host))]
+    except ValueError:
+        addresses = [found["host"] for found in await resolver.resolve(host, port, socket.AF_UNSPEC)]
+    infos: list[Any] = [
+        (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port, 0, 0))
+        if ":" in address
+        else (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port))
+        for address in addresses
+    ]
+    return await aiohappyeyeballs.start_connection(
+        infos, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER_S, socket_factory=guarded_socket
+    )
 
 
 def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:

@@ -16,7 +16,7 @@ import aiohttp
 import httpx
 
 from poller.errors import AskFailed, AskReason
-from poller.upstream.dial import RefusedAddress
+from poller.upstream.dial import ProxyRefused, RefusedAddress
 
 LONGEST_RETRY_AFTER_S: Final = 300.0
 """An upstream that wishes for more is asked again after this many seconds all the same."""
@@ -32,6 +32,7 @@ _REASONS: Final[tuple[tuple[type[BaseException], AskReason, str], ...]] = (
     (aiohttp.ClientSSLError, AskReason.TLS, "TLS failed"),
     (aiohttp.ConnectionTimeoutError, AskReason.TIMEOUT, "connect timeout"),
     (aiohttp.ServerTimeoutError, AskReason.TIMEOUT, "read timeout"),
+    (ProxyRefused, AskReason.CONNECT, "proxy refused"),
     (aiohttp.ClientHttpProxyError, AskReason.CONNECT, "proxy refused"),
     (aiohttp.ClientProxyConnectionError, AskReason.CONNECT, "proxy cannot be reached"),
     (aiohttp.ClientConnectorDNSError, AskReason.CONNECT, "name cannot be resolved"),

@@ -5,15 +5,19 @@ from __future__ import annotations
 import ipaddress
 from base64 import b64encode
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
+from poller.core.channels import PROXY_SCHEMES
 from poller.core.model import Secret
 from poller.errors import AskFailed, AskReason
 from poller.upstream.dial import Address, check_host
 from poller.upstream.wire import ask_url
+
+_SOCKS_PORT: Final = 1080
+"""Where the address of a SOCKS5 proxy names none."""
 
 
 class Proxies(NamedTuple):
@@ -26,16 +30,29 @@ class Proxies(NamedTuple):
 
 
 class Proxy(NamedTuple):
-    """An HTTP proxy."""
+    """An HTTP proxy, which forwards http and tunnels https, or a SOCKS5 proxy, which just connects."""
 
     url: Secret
     """Without user and password."""
-    authorization: Secret | None
-    """Value of its Proxy-Authorization header."""
+    user: Secret | None
+    password: Secret | None
+
+    @property
+    def is_socks(self) -> bool:
+        """Whether it speaks SOCKS5."""
+        return self.url.reveal().startswith("socks5")
+
+    def address(self) -> tuple[str, int]:
+        """Host and port of a SOCKS5 proxy."""
+        url = httpx.URL(self.url.reveal())
+        return url.host, url.port or _SOCKS_PORT
 
     def headers(self) -> dict[str, str]:
-        """What the proxy itself is told: in the request when it forwards, in CONNECT when it tunnels."""
-        return {"Proxy-Authorization": self.authorization.reveal()} if self.authorization else {}
+        """What an HTTP proxy itself is told: in the request when it forwards, in CONNECT when it tunnels."""
+        if self.is_socks or self.user is None or self.password is None:
+            return {}
+        pair = f"{self.user.reveal()}:{self.password.reveal()}"
+        return {"Proxy-Authorization": "Basic " + b64encode(pair.encode()).decode()}
 
 
 class Target(NamedTuple):
@@ -49,7 +66,7 @@ class Target(NamedTuple):
 def target_of(base_url: str, model: str, channel_proxy: Secret | None, proxies: Proxies) -> Target:
     """Where tasks of *model* are asked about. The channel's own proxy wins over the environment's.
 
-    Raises ``AskFailed``: BAD_REQUEST_PARTS for parts that make no plain URL or a proxy of another kind than http(s),
+    Raises ``AskFailed``: BAD_REQUEST_PARTS for parts that make no plain URL, or a proxy that is none of PROXY_SCHEMES,
     REFUSED_ADDRESS for a forbidden address in any spelling.
     """
     text = ask_url(base_url, model)
@@ -74,14 +91,22 @@ def _choose_proxy(target: SplitResult, channel_proxy: Secret | None, proxies: Pr
 
 def _read_proxy(address: str) -> Proxy:
     parts = _parsed(address)
-    if parts is None or parts.scheme not in ("http", "https") or not parts.host:
-        is_socks = parts is not None and parts.scheme.startswith("socks")
-        detail = "socks proxies are not supported" if is_socks else "proxy is not an http(s) address"
+    if parts is None or parts.scheme not in PROXY_SCHEMES or not parts.host:
+        raise AskFailed(AskReason.BAD_REQUEST_PARTS, "proxy is no http, https or socks5 address")
+    user, password = parts.username, parts.password
+    has_credentials = bool(user or password)
+    if has_credentials and parts.scheme.startswith("socks5") and not (_fits_socks(user) and _fits_socks(password)):
+        detail = "user and password of a socks5 proxy are both needed, 1 to 255 ASCII characters each"
         raise AskFailed(AskReason.BAD_REQUEST_PARTS, detail)
-    authorization = None
-    if parts.username or parts.password:
-        authorization = Secret("Basic " + b64encode(f"{parts.username}:{parts.password}".encode()).decode())
-    return Proxy(Secret(str(parts.copy_with(username=None, password=None))), authorization)
+    return Proxy(
+        Secret(str(parts.copy_with(username=None, password=None))),
+        Secret(user) if has_credentials else None,
+        Secret(password) if has_credentials else None,
+    )
+
+
+def _fits_socks(text: str) -> bool:
+    return text.isascii() and 0 < len(text) < 256
 
 
 def _parsed(address: str) -> httpx.URL | None:

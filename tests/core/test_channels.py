@@ -175,7 +175,14 @@ def test_a_proxy_may_have_a_password_and_is_secret() -> None:
     assert read(setting='{"proxy": ""}').proxy is None
 
 
-@pytest.mark.parametrize("proxy", ["socks5://me:pw@proxy:1080", "proxy:3128", 7, "http://me:pw@", "http://pw ü"])
+@pytest.mark.parametrize("proxy", ["https://proxy:3128", "socks5://me:pw@proxy:1080", "socks5h://[::1]:1080"])
+def test_a_proxy_may_be_of_each_kind_that_gateways_take(proxy: str) -> None:
+    channel = read(setting=json.dumps({"proxy": proxy}))
+    assert channel.proxy == Secret(proxy)
+    assert not channel.findings
+
+
+@pytest.mark.parametrize("proxy", ["socks4://me:pw@proxy:1080", "proxy:3128", 7, "http://me:pw@", "http://pw ü"])
 def test_a_channel_is_not_asked_past_a_proxy_that_cannot_be_used(proxy: Any) -> None:
     channel = read(setting=json.dumps({"proxy": proxy}))
     assert not channel.askable
