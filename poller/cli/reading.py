@@ -60,7 +60,8 @@ async def opened(settings: Settings, purpose: str, *, patience_s: float = PATIEN
             break
         except DatabaseAway as away:
             if anyio.current_time() + _PAUSE_S > give_up_s:
-                raise Unavailable(f"database: {away}; tried for {patience_s:.0f} s") from away
+                mend = "is it running, and does SQL_DSN name it?"
+                raise Unavailable(f"database: {away}; tried for {patience_s:.0f} s: {mend}") from away
         await anyio.sleep(_PAUSE_S)
     try:
         yield database
