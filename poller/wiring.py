@@ -38,6 +38,7 @@ from poller.walk import Rules
 _PAGE_SIZE = 1000
 _LOG_CONNECTIONS = 3
 _LEAST_GRACE_S = 30.0
+_IDENTITY_REMEDY = "GRANT EXECUTE ON FUNCTION pg_control_system(), pg_current_wal_lsn(), pg_walfile_name(pg_lsn) TO ..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ async def open_parts(settings: Settings, replica: str, recorder: Recorder, *, is
         max_idle=settings.db_max_idle_conns,
         lifetime_s=settings.db_max_lifetime_s,
         application_name=f"poller/{replica}",
+        say_identity=recorder.database_identity,
     )
     try:
         found = await profile.detect(database, settings.schema)
@@ -85,7 +87,10 @@ async def open_parts(settings: Settings, replica: str, recorder: Recorder, *, is
             why=found.why,
             index=found.has_index,
             pooler=database.is_pooled,
+            server=str(database.server.identity or "unknown"),
         )
+        if database.server.identity is None:
+            recorder.event("warning", "database_identity_unreadable", remedy=_IDENTITY_REMEDY)
         leases = Leases(database, known, replica, settings.lease_ttl_s, version=poller.__version__)
         async with open_deliveries(settings, database, known, recorder) as deliveries:
             yield Parts(database, found, store, leases, Watchman(database, known), deliveries)

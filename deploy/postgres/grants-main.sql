@@ -69,6 +69,9 @@ SELECT format('GRANT USAGE ON SEQUENCE %s TO %I', pg_get_serial_sequence('logs',
 WHERE pg_get_serial_sequence('logs', 'id') IS NOT NULL
 \gexec
 
+-- Who the server is (identity.sql) everybody may ask, unless that was revoked: then it is worked with unrecognised.
+-- GRANT EXECUTE ON FUNCTION pg_control_system(), pg_current_wal_lsn(), pg_walfile_name(pg_lsn) TO :"role";
+
 -- == schema poller ==
 GRANT USAGE ON SCHEMA poller TO :"role";
 GRANT SELECT ON poller.migration TO :"role";

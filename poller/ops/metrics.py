@@ -149,6 +149,9 @@ class Metrics:
         self.pool_connections = self._gauge("custompass_db_pool_connections", "Database connections", ("state",))
         self.loop_lag = self._gauge("custompass_event_loop_lag_seconds", "How late the event loop woke up last")
         self.triggers = self._counter("custompass_triggers_total", "Wishes to poll everything now", ("source",))
+        self.identity_changed = self._gauge(
+            "custompass_database_identity_changed", "1 while another database server answers than at the start"
+        )
         self.second_writer = self._gauge("custompass_second_writer", "1 once somebody else finished a task of ours")
         self.log_lines_dropped = self._gauge("custompass_log_lines_dropped", "Log lines that nobody read in time")
         self.build_info = self._gauge("custompass_build_info", "Version of this program", ("version", "python"))

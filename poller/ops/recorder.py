@@ -14,6 +14,9 @@ from poller.ops.metrics import BREAKER_VALUES, Metrics, was_sent
 _REPEAT_S = 30.0
 _REMEMBERED = 2000
 _SECOND_WRITER_REMEDY = "stop the gateway's own poller: set UPDATE_TASK=false there, then: poller resume CHANNEL"
+_IDENTITY_REMEDY = (
+    "nothing is written meanwhile: stop the server that is wrong; restart the daemon to accept the new one"
+)
 _NOOPS = (Verdict.ALREADY, Verdict.FINAL, Verdict.MOVED, Verdict.GONE)
 
 
@@ -197,6 +200,16 @@ class Recorder:
         held = self._repeats.admit("delivery", kind, reason)
         if held is not None:
             self._log.warning("delivery_failed", kind=kind, reason=reason, count=count, repeats=held or None)
+
+    def database_identity(self, known: str, met: str | None) -> None:
+        """Another server answers at the database's address than the one we know; *met* is None when that is back."""
+        self.metrics.identity_changed.set(met is not None)
+        held = self._repeats.admit("identity", known, met)
+        if held is not None and met is not None:
+            facts = {"known": known, "met": met, "remedy": _IDENTITY_REMEDY}
+            self._log.error("database_identity_changed", **facts, repeats=held or None)
+        elif held is not None:
+            self._log.info("database_identity_restored", known=known, repeats=held or None)
 
     # -- running --
 

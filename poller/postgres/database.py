@@ -17,6 +17,7 @@ import asyncpg
 
 from poller.errors import DatabaseAway
 from poller.postgres.faults import THROWN, translated
+from poller.postgres.identity import KnownServer, read_identity
 from poller.postgres.statements import Statement, Statements
 
 LOCK_S = 2.0
@@ -26,6 +27,8 @@ COMMAND_S = 10.0
 ACQUIRE_S = 5.0
 _RELEASE_S = 2.0
 _CLOSE_S = 3.0
+_ELSEWHERE = frozenset({"read_only", "identity_changed"})
+"""Reasons that mean that the address leads to another server now: every connection is made anew."""
 _LINGER_S = 10.0
 """Connections above the idle limit stay for so long after they were last needed: a burst is seldom alone."""
 
@@ -92,6 +95,7 @@ class Database:
         *,
         is_pooled: bool,
         version: int,
+        server: KnownServer,
         max_open: int,
         max_idle: int,
         lifetime_s: float,
@@ -101,6 +105,7 @@ class Database:
         """Whether a pooler such as PgBouncer stands in between."""
         self.version = version
         """``server_version_num``, such as 150018."""
+        self.server = server
         self._pool = pool
         self._own = own
         self._max_open = max_open
@@ -148,8 +153,11 @@ class Database:
             try:
                 async with connection.transaction():
                     transaction = self._until(connection, timeout_s)
-                    if self.is_pooled or lock_timeout_s != LOCK_S:
-                        limits = (str(int(lock_timeout_s * 1000)), str(int(STATEMENT_S * 1000)))
+                    limits = (str(int(lock_timeout_s * 1000)), str(int(STATEMENT_S * 1000)))
+                    if self.is_pooled and self.server.identity is not None:
+                        (row,) = await transaction.fetch(self._own.limits_known, *limits)
+                        self.server.meet(read_identity(row))
+                    elif self.is_pooled or lock_timeout_s != LOCK_S:
                         await transaction.fetch(self._own.limits, *limits)
                     try:
                         yield transaction
@@ -202,23 +210,32 @@ class Database:
     @contextlib.asynccontextmanager
     async def _connection(self, name: str) -> AsyncIterator[Any]:
         try:
-            connection = await self._pool.acquire(timeout=self._acquire_s)
-        except TimeoutError as error:
-            is_full = self._pool.get_size() >= self._max_open and not self._pool.get_idle_size()
-            raise DatabaseAway("pool_timeout" if is_full else "connect_timeout", f"in {name}") from error
-        except THROWN as error:
-            raise translated(error, statement=name) from error
-        try:
-            yield connection
-        except BaseException as error:
-            if isinstance(error, DatabaseAway) or not isinstance(error, Exception):
-                _cut(connection)
-            if isinstance(error, DatabaseAway) and error.reason == "read_only":
-                # After a failover the name points to another server: every connection is made anew.
+            connection = await self._acquired(name)
+            try:
+                yield connection
+            except BaseException as error:
+                if isinstance(error, DatabaseAway) or not isinstance(error, Exception):
+                    _cut(connection)
+                raise
+            finally:
+                await self._release(connection)
+        except DatabaseAway as away:
+            if away.reason in _ELSEWHERE:
                 await self._pool.expire_connections()
             raise
-        finally:
-            await self._release(connection)
+
+    async def _acquired(self, name: str) -> Any:
+        while True:
+            try:
+                connection = await self._pool.acquire(timeout=self._acquire_s)
+            except TimeoutError as error:
+                is_full = self._pool.get_size() >= self._max_open and not self._pool.get_idle_size()
+                raise DatabaseAway("pool_timeout" if is_full else "connect_timeout", f"in {name}") from error
+            except THROWN as error:
+                raise translated(error, statement=name) from error
+            if not self.server.is_left_behind(connection.identity):
+                return connection
+            _cut(connection)
 
     def _is_surplus(self, opened_s: float) -> bool:
         """Whether a connection that nobody uses any more is too old, or one too many after a quiet while."""

@@ -13,6 +13,7 @@ from poller.errors import DatabaseAway, Misconfigured, NotPermitted, PollerError
 from poller.postgres.database import ACQUIRE_S, COMMAND_S, LOCK_S, STATEMENT_S, Database, Transaction
 from poller.postgres.dsn import Target, read_dsn
 from poller.postgres.faults import THROWN, translated
+from poller.postgres.identity import Identity, KnownServer, Say, read_identity
 from poller.postgres.statements import Statements, load_own
 
 __all__ = ["Database", "Transaction", "open_pool"]
@@ -35,10 +36,7 @@ _SESSION = {
 
 class _Connection(asyncpg.Connection):
     opened_s = 0.0
-
-
-async def _note_opened(connection: Any) -> None:
-    connection.opened_s = asyncio.get_running_loop().time()
+    identity: Identity | None = None
 
 
 async def _keep_as_is(_connection: Any) -> None:
@@ -55,20 +53,30 @@ async def open_pool(
     connect_timeout_s: float = 5.0,
     acquire_timeout_s: float = ACQUIRE_S,
     command_timeout_s: float = COMMAND_S,
+    say_identity: Say | None = None,
 ) -> Database:
     """Connect once, see what answers, and open the pool.
 
     At most *max_open* connections; *max_idle* of them stay when nothing is to be done, for a minute. A connection ends
     after *lifetime_s* (0: an hour). *command_timeout_s* bounds BEGIN, COMMIT and ROLLBACK each, *acquire_timeout_s* the
-    wait for a free connection. Raises DatabaseAway while nobody answers, NotPermitted when the log-in is refused,
+    wait for a free connection. *say_identity* is told when another server answers than the first time: see
+    ``identity``. Raises DatabaseAway while nobody answers, NotPermitted when the log-in is refused,
     Misconfigured for a bad DSN or an unknown database.
     """
     target = read_dsn(dsn)
     own = load_own()
     settings = target.settings | {"application_name": application_name[:63]}
-    is_pooled, version = await _first_look(target, own, settings, connect_timeout_s)
+    is_pooled, version, identity = await _first_look(target, own, settings, connect_timeout_s)
     if not is_pooled:
         settings = _SESSION | settings
+    server = KnownServer(identity, say_identity)
+
+    async def greet(connection: Any) -> None:
+        connection.opened_s = asyncio.get_running_loop().time()
+        if server.identity is not None and not is_pooled:
+            connection.identity = await _identity(connection, own)
+            server.meet(connection.identity)
+
     try:
         pool = await asyncpg.create_pool(
             target.dsn.reveal(),
@@ -77,7 +85,7 @@ async def open_pool(
             max_size=max_open,
             max_inactive_connection_lifetime=_IDLE_S,
             connection_class=_Connection,
-            init=_note_opened,
+            init=greet,
             reset=_keep_as_is,
             timeout=connect_timeout_s,
             command_timeout=command_timeout_s,
@@ -92,6 +100,7 @@ async def open_pool(
         own,
         is_pooled=is_pooled,
         version=version,
+        server=server,
         max_open=max_open,
         max_idle=max_idle,
         lifetime_s=lifetime_s or 3600.0,
@@ -99,8 +108,10 @@ async def open_pool(
     )
 
 
-async def _first_look(target: Target, own: Statements, settings: dict[str, str], timeout_s: float) -> tuple[bool, int]:
-    """Whether a pooler answers, and the server's version; on a connection that any pooler accepts."""
+async def _first_look(
+    target: Target, own: Statements, settings: dict[str, str], timeout_s: float
+) -> tuple[bool, int, Identity | None]:
+    """Whether a pooler answers, the server's version, and who it is; on a connection that any pooler accepts."""
     try:
         connection = await asyncpg.connect(
             target.dsn.reveal(),
@@ -116,11 +127,22 @@ async def _first_look(target: Target, own: Statements, settings: dict[str, str],
         async with connection.transaction():
             (row,) = await connection.fetch(own.backend_pid.text)
         # A pooler makes up the process id that it tells at log-in.
-        return row["pid"] != connection.get_server_pid(), row["version"]
+        return row["pid"] != connection.get_server_pid(), row["version"], await _identity(connection, own)
     except THROWN as error:
         raise _refusal(error) from error
     finally:
         connection.terminate()
+
+
+async def _identity(connection: Any, own: Statements) -> Identity | None:
+    """Who the server is; None where it does not tell us."""
+    try:
+        async with connection.transaction():
+            return read_identity(await connection.fetchrow(own.identity.text))
+    except asyncpg.PostgresError as error:
+        if isinstance(failure := translated(error), DatabaseAway):
+            raise failure from error
+        return None
 
 
 def _refusal(error: BaseException) -> PollerError:

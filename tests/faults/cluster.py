@@ -194,6 +194,26 @@ class Cluster:
                 await anyio.sleep(0.02)
             await connection.close()
 
+    async def make_twin(self) -> Path:
+        """A copy of the primary, promoted while that goes on: both take writes. Returns the socket of the copy."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGINT)
+        with anyio.fail_after(LIMIT_S):
+            while self._process.poll() is None:
+                await anyio.sleep(0.01)
+        home = self.folder / str(self._generation + 1)
+        shutil.copytree(self.home / "data", home / "data")
+        (home / "data" / "standby.signal").touch()
+        await self.start()
+        self._standby = self._launch(home)
+        with anyio.fail_after(LIMIT_S):
+            while not await self._answers(home):
+                await anyio.sleep(0.02)
+        connection = await asyncpg.connect(f"postgresql://postgres@/postgres?host={home}&port={self.port}")
+        assert await connection.fetchval("SELECT pg_promote(true, 30)")
+        await connection.close()
+        return home / f".s.PGSQL.{self.port}"
+
     async def stop_streaming(self) -> list[int]:
         """Freeze what feeds the standby: from here on it misses what the primary acknowledges."""
         connection = await asyncpg.connect(self.dsn())

@@ -22,8 +22,9 @@ CATALOGUE = {
     "D07 postmaster killed": "server_killed",
     "D08 restarts": "server_immediate, server_fast",
     "D09 a failover loses acknowledged commits": "fail_over",
-    "D10 the old primary is still writable": "read_only, only as far as a read-only server shows itself: two writable"
-    " primaries behind one name are for the operator to exclude, the daemon remembers nothing of a server",
+    "D10 the old primary is still writable": "test_another_server_behind_the_address_is_never_written_to,"
+    " test_a_promotion_is_followed_and_its_old_primary_is_not_gone_back_to,"
+    " test_another_server_behind_a_pooler_is_never_written_to",
     "D11 connected to a standby": "read_only, test_a_read_only_server_is_no_server_to_settle_on",
     "D12 every COMMIT hangs": "commit_waits",
     "D13 disk full": "full_disk",

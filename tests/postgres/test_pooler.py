@@ -16,7 +16,6 @@ from pathlib import Path
 import anyio
 import pytest
 
-from poller.demo.embedded import Server
 from poller.errors import Misconfigured
 from poller.postgres.leases import Leases
 from poller.postgres.migrate import migrate, verify
@@ -28,14 +27,14 @@ pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="no pgbouncer here; PO
 
 
 @contextlib.contextmanager
-def pgbouncer(server: Server) -> Iterator[int]:
+def pgbouncer(server: str) -> Iterator[int]:
     """Its port; two server connections for all clients, so that clients are moved about all the time."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     folder = Path(tempfile.mkdtemp(prefix="pgb-"))
     folder.chmod(0o755)
     (folder / "ini").write_text(
-        f"[databases]\n* = host={server.folder} port={server.port} user=postgres\n"
+        f"[databases]\n* = {server} user=postgres\n"
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
         "pool_mode = transaction\ndefault_pool_size = 2\n"
     )
@@ -61,7 +60,7 @@ async def behind(pg_server, make_database):
     """DSNs of one database: direct, and through the pooler."""
     dsn = await make_database("fork")
     name = dsn.split("@/")[1].split("?")[0]
-    with pgbouncer(pg_server) as port:
+    with pgbouncer(f"host={pg_server.folder} port={pg_server.port}") as port:
         yield dsn, f"postgres://postgres@127.0.0.1:{port}/{name}?sslmode=disable&TimeZone=Asia/Shanghai"
 
 
