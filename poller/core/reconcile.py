@@ -26,8 +26,8 @@ class Candidate(NamedTuple):
     charged: int
     fail_reason: str
     at_us: int
-    is_odd: bool
-    """For a person, whatever the logs say: a failed task that has used something."""
+    doubt: str
+    """``used``: a failed task that has used something. ``young``: whoever finished it may be about to refund it."""
 
 
 class Class(enum.StrEnum):
@@ -105,8 +105,10 @@ class Weighing:
         """What is wrong with a candidate; None when a refund since its submission can only be its own."""
         self._enter(place)
         owed = task.reserved - task.charged
-        if task.is_odd:
+        if task.doubt == "used":
             return _finding(Class.AMBIGUOUS, task, owed, f"failed, yet {task.charged} of {task.reserved} count as used")
+        if not self._refunds and task.doubt == "young":
+            return _finding(Class.AMBIGUOUS, task, owed, "finished within 10 minutes: it may be refunded right now")
         if not self._refunds:
             return _finding(Class.OWED, task, owed, "no refund since it was submitted")
         if self._claims < self._refunds:

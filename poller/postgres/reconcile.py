@@ -202,7 +202,7 @@ def _candidate(row: Any) -> Candidate:
         row["charged"],
         row["fail_reason"],
         row["at_us"],
-        row["is_odd"],
+        row["doubt"],
     )
 
 

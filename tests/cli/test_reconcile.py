@@ -20,9 +20,9 @@ LIMIT_S = 180.0
 HISTORY = {
     "documented": """
         INSERT INTO users (id, quota, used_quota) SELECT n, 1000, 5000 FROM generate_series(1, 50) n;
-        INSERT INTO tasks (task_id, user_id, channel_id, action, status, quota, used_quota, created_at)
+        INSERT INTO tasks (task_id, user_id, channel_id, action, status, quota, used_quota, created_at, updated_at)
         SELECT 'old-' || n, n % 50 + 1, 1, 'm/submit', 'failed', 1000 + n, 0,
-            '2026-01-01'::timestamptz + n * interval '1s'
+            '2026-01-01'::timestamptz + n * interval '1s', '2026-01-15'
         FROM generate_series(1, {count}) n;
         INSERT INTO logs (user_id, type, quota, content, created_at)
         SELECT n % 50 + 1, 'refund', 1000 + n, 'refund', '2026-02-01'

@@ -26,7 +26,7 @@ def task(pk: int, at_us: int, **more: object) -> Candidate:
         "reserved": 450,
         "charged": 0,
         "fail_reason": "",
-        "is_odd": False,
+        "doubt": "",
     }
     return Candidate(pk=pk, at_us=at_us, **(values | more))  # type: ignore[arg-type]
 
@@ -101,9 +101,21 @@ def test_groups_do_not_mix():
 
 
 def test_an_odd_task_is_for_a_person_whatever_the_logs_say():
-    finding = Weighing().task(place_of_task(1, "a", 5, True), task(1, 5, charged=40, is_odd=True))
+    finding = Weighing().task(place_of_task(1, "a", 5, True), task(1, 5, charged=40, doubt="used"))
     assert finding is not None
     assert (finding.kind, finding.quota) == (Class.AMBIGUOUS, 410)
+
+
+def test_a_task_that_has_just_ended_may_be_refunded_any_moment():
+    weighing = Weighing()
+    found = weighing.task(place_of_task(1, "a", 5, True), task(1, 5, doubt="young"))
+    assert found is not None
+    assert found.kind is Class.AMBIGUOUS
+    weighing.refund(place_of_refund(1, "b", 9))
+    assert weighing.task(place_of_task(1, "b", 8, True), task(2, 8, doubt="young")) is None
+    older = weighing.task(place_of_task(1, "b", 7, True), task(3, 7))
+    assert older is not None
+    assert older.kind is Class.AMBIGUOUS
 
 
 def test_what_is_owed_goes_by_the_one_path_by_which_money_moves():

@@ -238,6 +238,26 @@ async def test_a_row_that_changed_since_it_was_read_is_not_paid(books: Books):
         assert await books.gateway.ledger() == []
 
 
+async def test_whoever_finished_a_task_just_now_is_given_time_to_refund_it(books: Books):
+    column, now, then = {
+        "documented": ("updated_at", "now() - interval '9 minutes'", "now() - interval '11 minutes'"),
+        "fork": ("updated_at", "extract(epoch FROM now()) - 540", "extract(epoch FROM now()) - 660"),
+        "main": ("finish_time", "extract(epoch FROM now()) - 540", "extract(epoch FROM now()) - 660"),
+    }[books.profile]
+    with anyio.fail_after(LIMIT_S):
+        user, channel = await books.gateway.user(), await books.gateway.channel()
+        pk = await books.finished(user, channel)
+        owed = list((await books.owed()).values())
+        await books.gateway.connection.execute(f"UPDATE tasks SET {column} = {now}")
+        assert kinds(await books.owed()) == {pk: Class.AMBIGUOUS}
+        (fate,) = await books.reconciler().repair(owed)
+        assert fate.verdict is Verdict.FINAL
+        assert await books.gateway.balance(user) == (1000, 5000)
+        await books.gateway.connection.execute(f"UPDATE tasks SET {column} = {then}")
+        (fate,) = await books.reconciler().repair(list((await books.owed()).values()))
+        assert (fate.verdict, (await books.gateway.balance(user))[0]) == (Verdict.SETTLED, 1450)
+
+
 async def test_a_task_whose_user_is_gone_is_not_paid_and_not_put_aside(books: Books):
     with anyio.fail_after(LIMIT_S):
         channel = await books.gateway.channel()

@@ -2,7 +2,7 @@
 -- $1 float8 epoch seconds: only tasks submitted since   locks: none
 -- returns: a cursor in the order of user, key, time (newest first), is_task
 --   key: what a refund's log row is recognised by: its user and amount
---   at_us: microseconds since the epoch; charged: what of it is not owed; is_odd: for a person, whatever the logs say
+--   at_us: microseconds since the epoch; charged: what of it is not owed; doubt: that of core.reconcile.Candidate
 --
 -- The order is the server's to make, on its disk when it is long: neither side keeps more than a page of it.
 DECLARE owed NO SCROLL CURSOR FOR
@@ -20,7 +20,12 @@ WITH candidate AS MATERIALIZED (
         -- NULL is not a time at which money could be given back: taken for the beginning of all.
         coalesce((extract(epoch FROM t.created_at) * 1000000)::bigint, 0) AS at_us,
         (t.quota - coalesce(t.used_quota, 0))::text COLLATE "C" AS key,
-        t.status = 'failed' AND coalesce(t.used_quota, 0) <> 0 AS is_odd
+        CASE
+            WHEN t.status = 'failed' AND coalesce(t.used_quota, 0) <> 0 THEN 'used'
+            -- Whoever finished it may be giving the money back right now.
+            WHEN t.updated_at > now() - interval '10 minutes' THEN 'young'
+            ELSE ''
+        END AS doubt
     FROM tasks AS t
     WHERE t.platform = 'custompass' AND t.status IN ('completed', 'failed') AND t.quota > coalesce(t.used_quota, 0)
         AND ($1::float8 = 0 OR t.created_at >= to_timestamp($1::float8))
@@ -32,7 +37,7 @@ settled AS (
         l.task_pk AS pk, l.task_id, l.user_id, l.channel_id, l.model, l.outcome, l.reserved, l.charged, l.fail_reason,
         (extract(epoch FROM l.settled_at) * 1000000)::bigint AS at_us,
         l.refunded::text COLLATE "C" AS key,
-        false AS is_odd
+        '' AS doubt
     FROM poller.ledger AS l
     WHERE l.refunded > 0
 )

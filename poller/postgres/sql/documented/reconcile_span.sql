@@ -2,20 +2,7 @@
 -- $1 float8 epoch seconds: only tasks submitted, and settlements made, since
 -- locks: none   returns: one row (candidates, settlements, oldest_s: epoch seconds of the oldest candidate or NULL)
 WITH candidate AS (
-    SELECT
-        t.id::bigint AS pk,
-        coalesce(t.task_id, '')::text AS task_id,
-        coalesce(t.user_id, 0)::bigint AS user_id,
-        coalesce(t.channel_id, 0)::bigint AS channel_id,
-        coalesce(t.action, '')::text AS model,
-        CASE t.status WHEN 'completed' THEN 'SUCCESS' ELSE 'FAILURE' END AS outcome,
-        t.quota::bigint AS reserved,
-        coalesce(t.used_quota, 0)::bigint AS charged,
-        coalesce(t.fail_reason, '')::text AS fail_reason,
-        -- NULL is not a time at which money could be given back: taken for the beginning of all.
-        coalesce((extract(epoch FROM t.created_at) * 1000000)::bigint, 0) AS at_us,
-        (t.quota - coalesce(t.used_quota, 0))::text COLLATE "C" AS key,
-        t.status = 'failed' AND coalesce(t.used_quota, 0) <> 0 AS is_odd
+    SELECT coalesce((extract(epoch FROM t.created_at) * 1000000)::bigint, 0) AS at_us
     FROM tasks AS t
     WHERE t.platform = 'custompass' AND t.status IN ('completed', 'failed') AND t.quota > coalesce(t.used_quota, 0)
         AND ($1::float8 = 0 OR t.created_at >= to_timestamp($1::float8))

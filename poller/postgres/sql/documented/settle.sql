@@ -33,6 +33,7 @@ seen AS MATERIALIZED (
                 coalesce(t.status = CASE a.outcome WHEN 'SUCCESS' THEN 'completed' ELSE 'failed' END, false)
                 AND coalesce(t.used_quota, 0) = a.charged
                 AND coalesce(t.quota, 0) > coalesce(t.used_quota, 0)
+                AND coalesce(t.updated_at <= now() - interval '10 minutes', true)
             ELSE coalesce(t.status IN ('submitted', 'processing'), false)
         END AS is_owed,
         -- NULL reads as zero value, as in all gateways.

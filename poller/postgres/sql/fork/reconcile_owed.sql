@@ -2,7 +2,7 @@
 -- $1 float8 epoch seconds: only tasks submitted since   locks: none
 -- returns: a cursor in the order of user, key, time (newest first), is_task
 --   key: what a refund's log row is recognised by: its user and the task id in its text
---   at_us: microseconds since the epoch; charged: what of it is not owed; is_odd: for a person, whatever the logs say
+--   at_us: microseconds since the epoch; charged: what of it is not owed; doubt: that of core.reconcile.Candidate
 --
 -- The order is the server's to make, on its disk when it is long: neither side keeps more than a page of it.
 DECLARE owed NO SCROLL CURSOR FOR
@@ -19,7 +19,11 @@ WITH candidate AS MATERIALIZED (
         coalesce(t.fail_reason, '')::text AS fail_reason,
         submitted.at_s * 1000000 AS at_us,
         coalesce(t.task_id, '')::text COLLATE "C" AS key,
-        false AS is_odd
+        CASE
+            -- Whoever finished it may be giving the money back right now.
+            WHEN greatest(t.updated_at, t.finish_time) > extract(epoch FROM now()) - 600 THEN 'young'
+            ELSE ''
+        END AS doubt
     FROM tasks AS t
     CROSS JOIN LATERAL (SELECT coalesce(nullif(t.submit_time, 0), t.created_at, 0)::bigint AS at_s) AS submitted
     WHERE t.platform = 'custompass' AND t.status = 'FAILURE' AND t.quota > 0
@@ -32,7 +36,7 @@ settled AS (
         l.task_pk AS pk, l.task_id, l.user_id, l.channel_id, l.model, l.outcome, l.reserved, l.charged, l.fail_reason,
         floor(extract(epoch FROM l.settled_at))::bigint * 1000000 AS at_us,
         l.task_id COLLATE "C" AS key,
-        false AS is_odd
+        '' AS doubt
     FROM poller.ledger AS l
     WHERE l.refunded > 0 AND l.outcome = 'FAILURE'
 )

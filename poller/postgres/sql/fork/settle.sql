@@ -42,7 +42,9 @@ seen AS MATERIALIZED (
         t.id IS NOT NULL AS is_there,
         (t.id IS NOT NULL AND (t.status IS NULL OR t.status NOT IN ('SUCCESS', 'FAILURE'))) AS is_active,
         CASE
-            WHEN $20::boolean THEN coalesce(t.status = 'FAILURE' AND t.quota > 0, false)
+            WHEN $20::boolean THEN
+                coalesce(t.status = 'FAILURE' AND t.quota > 0, false)
+                AND coalesce(greatest(t.updated_at, t.finish_time) <= extract(epoch FROM now()) - 600, true)
             ELSE t.id IS NOT NULL AND (t.status IS NULL OR t.status NOT IN ('SUCCESS', 'FAILURE'))
         END AS is_owed,
         -- NULL reads as zero value, as in all gateways.

@@ -2,19 +2,7 @@
 -- $1 float8 epoch seconds: only tasks submitted, and settlements made, since
 -- locks: none   returns: one row (candidates, settlements, oldest_s: epoch seconds of the oldest candidate or NULL)
 WITH candidate AS (
-    SELECT
-        t.id::bigint AS pk,
-        coalesce(t.task_id, '')::text AS task_id,
-        coalesce(t.user_id, 0)::bigint AS user_id,
-        coalesce(t.channel_id, 0)::bigint AS channel_id,
-        coalesce(t.action, '')::text AS model,
-        'FAILURE' AS outcome,
-        t.quota::bigint AS reserved,
-        0::bigint AS charged,
-        coalesce(t.fail_reason, '')::text AS fail_reason,
-        submitted.at_s * 1000000 AS at_us,
-        coalesce(t.task_id, '')::text COLLATE "C" AS key,
-        false AS is_odd
+    SELECT submitted.at_s * 1000000 AS at_us
     FROM tasks AS t
     CROSS JOIN LATERAL (SELECT coalesce(nullif(t.submit_time, 0), t.created_at, 0)::bigint AS at_s) AS submitted
     WHERE t.platform = 'custompass' AND t.status = 'FAILURE' AND t.quota > 0
