@@ -106,7 +106,7 @@ class AskReason(enum.StrEnum):
 
 
 class AskFailed(PollerError):
-    """No usable answer. *detail* is our own words, never upstream's text.
+    """No usable answer. *detail* is our own words, never upstream's text; of a redirect it names the host.
 
     *retry_after_s* is upstream's wish, capped; *is_batch_fault* says that the request as a whole was refused or too
     large, so that halves of it may fare better.

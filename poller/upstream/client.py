@@ -29,7 +29,7 @@ from poller.errors import AskFailed, AskReason, Misconfigured
 from poller.upstream.body import read_capped
 from poller.upstream.connector import Connector, SocksConnector
 from poller.upstream.dial import CONNECT_TIMEOUT_S, Dial, current_dial
-from poller.upstream.faults import HTTP_ERRORS, failure_of, failure_of_status, is_connection_lost
+from poller.upstream.faults import HTTP_ERRORS, failure_of, failure_of_status, is_connection_lost, redirect_host
 from poller.upstream.headers import request_headers
 from poller.upstream.target import Proxies, Proxy, target_of
 from poller.upstream.wire import ask_body, read_answer
@@ -40,6 +40,9 @@ KEEP_ALIVE_S: Final = 60.0
 THREAD_FROM_BYTES: Final = 64 * 1024
 """Answers above this are read in a worker thread: the loop must not stand still for them."""
 CLOSE_TIMEOUT_S: Final = 2.0
+
+Secrets = Sequence[Secret | None]
+"""What was sent with a request and must not come back to light."""
 
 _ESCAPABLE = re.compile(r'[/"\\]')
 
@@ -127,7 +130,8 @@ class Client:
             request = httpx.Request(
                 "POST", target.url, headers=headers, content=content, extensions={"timeout": timeouts}
             )
-            body = await _exchange_by(deadline_s, session, request, limits.max_response_bytes)
+            secrets = (route.key, route.client_token)
+            body = await _exchange_by(deadline_s, session, request, limits.max_response_bytes, secrets)
             if len(body) > THREAD_FROM_BYTES:
                 answer = await anyio.to_thread.run_sync(read_answer, body, ids)
             else:
@@ -139,7 +143,7 @@ class Client:
             if session in self._retired and not session.in_flight:
                 self._retired.discard(session)
                 await session.close()
-        return _redacted(answer, body, (route.key, route.client_token))
+        return _redacted(answer, body, secrets)
 
     async def aclose(self) -> None:
         """Close all connections. Asks still under way fail."""
@@ -166,8 +170,10 @@ class Client:
             self._session = None
 
 
-async def _exchange_by(deadline_s: float, session: _Session, request: httpx.Request, max_bytes: int) -> bytes:
-    """The body of a good response. Raises nothing but AskFailed, without cause or context.
+async def _exchange_by(
+    deadline_s: float, session: _Session, request: httpx.Request, max_bytes: int, secrets: Secrets
+) -> bytes:
+    """The body of a good response. Raises nothing but AskFailed, without cause or context, and none of *secrets* in it.
 
     The failure is raised after the ``except`` blocks on purpose: what the HTTP layer raised may hold the key, and an
     exception keeps what it was raised in as its context, for any traceback to print.
@@ -177,14 +183,14 @@ async def _exchange_by(deadline_s: float, session: _Session, request: httpx.Requ
     try:
         with anyio.fail_after(deadline_s):
             try:
-                return await _exchange(session, request, max_bytes)
+                return await _exchange(session, request, max_bytes, secrets)
             except HTTP_ERRORS as error:
                 failure = failure_of(error)
                 is_stale = not dial.is_fresh and is_connection_lost(error)
             if is_stale:
                 # Upstream closed an idle connection as we wrote: no fault of either side, so it costs no retry.
                 try:
-                    return await _exchange(session, request, max_bytes)
+                    return await _exchange(session, request, max_bytes, secrets)
                 except HTTP_ERRORS as error:
                     failure = failure_of(error)
     except TimeoutError:
@@ -194,17 +200,19 @@ async def _exchange_by(deadline_s: float, session: _Session, request: httpx.Requ
     raise failure
 
 
-async def _exchange(session: _Session, request: httpx.Request, max_bytes: int) -> bytes:
+async def _exchange(session: _Session, request: httpx.Request, max_bytes: int, secrets: Secrets) -> bytes:
     response = await session.transport.handle_async_request(request)
     try:
         if response.status_code != httpx.codes.OK:
-            raise failure_of_status(response.status_code, response.headers.get("retry-after"))
+            told = response.headers
+            leads_to = redirect_host(told.get("location"), secrets) if response.is_redirect else ""
+            raise failure_of_status(response.status_code, told.get("retry-after"), leads_to)
         return await read_capped(response, max_bytes)
     finally:
         await response.aclose()
 
 
-def _redacted(answer: Answer, body: bytes, secrets: Sequence[Secret | None]) -> Answer:
+def _redacted(answer: Answer, body: bytes, secrets: Secrets) -> Answer:
     """The answer without our own secrets in it: an upstream that echoes its request must not get them stored."""
     echoed = [secret for secret in secrets if secret and _is_echoed(secret.reveal(), body)]
     if not echoed:

@@ -1,20 +1,24 @@
 """What went wrong with an exchange, in our own words.
 
-Texts of the HTTP layer never leave this module: some hold the key, the URL or what upstream sent. Callers raise what
+Texts of the HTTP layer never leave this module, the host of a redirect excepted: some hold the key, the URL or what
+upstream sent. Callers raise what
 they get here outside their ``except`` block, so that the original does not travel along as its context.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import ssl
 import time
+from collections.abc import Iterable
 from email.utils import parsedate_to_datetime
 from typing import Final
 
 import aiohttp
 import httpx
 
+from poller.core.model import Secret
 from poller.errors import AskFailed, AskReason
 from poller.upstream.dial import ProxyRefused, RefusedAddress
 
@@ -52,6 +56,8 @@ _REASONS: Final[tuple[tuple[type[BaseException], AskReason, str], ...]] = (
     (OSError, AskReason.NETWORK, "connection failed"),
     (ValueError, AskReason.BAD_REQUEST_PARTS, "the request cannot be made"),
 )
+_HOST: Final = re.compile(r"[a-z0-9.:-]{1,253}")
+_NOT_IN_HOSTS: Final = re.compile(r"[^a-z0-9.:-]+")
 _BATCH_FAULTS: Final = frozenset({400, 413, 414, 422})
 
 
@@ -79,8 +85,11 @@ def _chain(error: BaseException) -> list[BaseException]:
     return causes
 
 
-def failure_of_status(status: int, retry_after: str | None) -> AskFailed:
-    """The failure that an HTTP *status* other than 200 stands for; *retry_after* is the header as sent."""
+def failure_of_status(status: int, retry_after: str | None, leads_to: str = "") -> AskFailed:
+    """The failure that an HTTP *status* other than 200 stands for.
+
+    *retry_after* is the header as sent; *leads_to* the host of a redirect, fit to be shown.
+    """
     if status in (401, 403):
         reason = AskReason.AUTH
     elif status == 429:
@@ -95,11 +104,30 @@ def failure_of_status(status: int, retry_after: str | None) -> AskFailed:
         reason = AskReason.HTTP_STATUS
     return AskFailed(
         reason,
-        f"HTTP {status}",
+        f"HTTP {status} to {leads_to}" if leads_to else f"HTTP {status}",
         retry_after_s=retry_after_s(retry_after, now_s=time.time()),
         is_batch_fault=status in _BATCH_FAULTS,
         http_status=status,
     )
+
+
+def redirect_host(location: str | None, secrets: Iterable[Secret | None]) -> str:
+    """The host in a Location header, and nothing else of it: paths and queries carry what nobody should read in a log.
+
+    Empty where there is none, where it is no plain host, and where it has a piece of one of *secrets* in it.
+
+    >>> redirect_host("https://user:pw@elsewhere.example:8443/path?key=1", [])
+    'elsewhere.example'
+    >>> redirect_host("/login", []), redirect_host("http://sk-77.example", [Secret("SK-77/x")])
+    ('', '')
+    """
+    try:
+        host = httpx.URL(location or "").raw_host.decode().lower()
+    except (httpx.InvalidURL, ValueError):
+        return ""
+    pieces = (max(_NOT_IN_HOSTS.split(secret.reveal().lower()), key=len) for secret in secrets if secret)
+    is_fit = _HOST.fullmatch(host) is not None and not any(piece and piece in host for piece in pieces)
+    return host if is_fit else ""
 
 
 def retry_after_s(text: str | None, *, now_s: float) -> float | None:

@@ -30,6 +30,7 @@ from tests.upstream.faults_server import (
     replies,
     response,
 )
+from tests.upstream.lossy_link import LossyLink
 from tests.upstream.rig import LIMIT_S, MakeRig, Rig
 from tests.upstream.test_fault_table import CASES, FAULTS, SKIPPED, data, expect, item
 
@@ -221,6 +222,43 @@ async def test_n07_a_changed_address_is_followed(make_rig: MakeRig, monkeypatch:
             await rig.walk(channel, passes=2)
             assert rig.reasons() == {"ok": 2}
             assert [request.connection for request in first.requests] == [1, 2]
+
+
+@row("N08")
+@pytest.mark.parametrize(("loss", "least"), [(0.05, 0.99), (0.3, 0.9)])
+async def test_n08_lost_segments_make_asks_late_and_nothing_else(
+    loss: float, least: float, make_rig: MakeRig, hasty_breaker: None
+) -> None:
+    """All at a tenth of its length: 20 ms for the first repeat of a segment, 1.5 s for an ask."""
+    passes, lanes = 40, 5
+    is_over = False
+
+    async def works(request: Request, writer: asyncio.StreamWriter) -> None:
+        status = "completed" if is_over else "processing"
+        writer.write(response(data(*(item(name, status, result="x" * 200) for name in request.ids))))
+
+    async def cycles(channel: int) -> None:
+        for _ in range(passes):
+            counts = await rig.walk(channel)
+            good_ones.append(not counts.failed_requests)
+
+    rig = await make_rig(timeout_s=1.5, retry_count=3)
+    good_ones: list[bool] = []
+    async with FaultServer(works) as server, LossyLink(server.port, loss=loss, seed=8, timeout_s=0.02) as link:
+        channels = [await rig.channel(link.url) for _ in range(lanes)]
+        tasks = {channel: [await rig.task(channel) for _ in range(10)] for channel in channels}
+        before = await rig.picture()
+        async with anyio.create_task_group() as group:
+            for channel in channels:
+                group.start_soon(cycles, channel)
+        assert link.lost > passes * lanes * loss
+        assert sum(good_ones) >= least * passes * lanes
+        assert await rig.picture() == before
+        assert set(rig.reasons()) <= {"ok", "timeout", "circuit_open"}
+        is_over = True
+        for channel in channels:
+            await until_settled(rig, channel, tasks[channel])
+    assert not rig.anomalies()
 
 
 @row("N09")
@@ -453,15 +491,32 @@ async def test_u03_a_refused_key_cools_the_channel_and_fails_no_task(make_rig: M
 
 @row("U05")
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
-async def test_u05_a_redirect_is_counted_and_not_followed(status: str, make_rig: MakeRig) -> None:
+async def test_u05_a_redirect_is_counted_and_not_followed_and_its_host_is_said(status: str, make_rig: MakeRig) -> None:
     rig = await make_rig()
     async with FaultServer(finishes) as other:
-        moved = replies(b"", status, [f"Location: {other.url}/elsewhere"])
+        target = other.url.replace("127.0.0.1", "localhost").replace("//", "//us:pw@")
+        moved = replies(b"", status, [f"Location: {target}/elsewhere?key={KEY}"])
         async with FaultServer(moved) as server:
             channel = await rig.channel(server.url)
             await rig.task(channel)
             await keeps(rig, channel, "redirect")
         assert other.connections == 0
+    (said,) = [event for event in rig.lines.events if event["event"] == "poll_failed"]
+    assert said["error"] == f"HTTP {status.split()[0]} to localhost"
+    assert not any(part in str(rig.lines.events) for part in (KEY, "elsewhere", "us:pw", str(other.port)))
+
+
+@row("U05")
+@pytest.mark.parametrize(
+    "location", ["", "/login", "//", "http://[", "http://" + "a" * 300, f"http://{KEY}/", f"http://x.{KEY[:14]}.up/"]
+)
+async def test_u05_a_redirect_to_nowhere_that_may_be_shown_names_no_host(location: str, make_rig: MakeRig) -> None:
+    rig = await make_rig()
+    async with FaultServer(replies(b"", "302 Found", [f"Location: {location}"])) as server:
+        channel = await rig.channel(server.url, key=KEY)
+        await rig.task(channel)
+        await keeps(rig, channel, "redirect")
+    assert [event["error"] for event in rig.lines.events if event["event"] == "poll_failed"] == ["HTTP 302"]
 
 
 @row("U19")

@@ -90,8 +90,6 @@ FAULTS = {
     "U34": "every second answer an error",
 }
 SKIPPED = {
-    "N08": "loss below TCP takes a kernel with packet filters and root; what of it reaches a program, delay and resets,"
-    " is injected as N03, N04, N12 and U34",
     "U24": "nobody asks about a task that was settled, so nobody can hear it; that nobody asks is held by U23",
 }
 
