@@ -15,7 +15,7 @@ import anyio
 
 from poller.core import evidence
 from poller.core.batches import Batch
-from poller.core.decide import decide
+from poller.core.decide import decide, has_flipped
 from poller.core.model import (
     NO_ANSWER,
     Advance,
@@ -66,6 +66,8 @@ class Witness(Protocol):
     """Who counts and logs what happened to a batch."""
 
     def settled(self, settled: Settled, duration_s: float) -> None: ...
+
+    def flipped(self, settled: Settled, said: Outcome) -> None: ...
 
     def advanced(self, channel_id: int, count: int) -> None: ...
 
@@ -207,15 +209,18 @@ class Bench:
         started_s = anyio.current_time()
         fates = await self._tasks.settle(settlements)
         duration_s = anyio.current_time() - started_s
-        finished = {each.task.pk: each.finished_s for each in settlements if each.finished_s}
+        wishes = {each.task.pk: each for each in settlements}
         for fate in fates:
+            wish = wishes[fate.task.pk]
             self._witness.settled(fate, duration_s)
+            if has_flipped(wish, fate):
+                self._witness.flipped(fate, wish.outcome)
             if fate.verdict is Verdict.SETTLED:
                 counts.settled += 1
                 counts.refunded += max(0, fate.refunded)
                 counts.charged += fate.charged
-                if fate.task.pk in finished:
-                    self._witness.detection_lag(max(0.0, now_s + duration_s - finished[fate.task.pk]))
+                if wish.finished_s:
+                    self._witness.detection_lag(max(0.0, now_s + duration_s - wish.finished_s))
             elif fate.verdict is Verdict.QUARANTINED:
                 counts.quarantined += 1
 

@@ -19,7 +19,22 @@ import re
 from typing import Final
 
 from poller.core.evidence import clean_text
-from poller.core.model import Advance, Decision, GiveUp, Keep, Kind, Outcome, Policy, Report, Settle, State, Task
+from poller.core.model import (
+    Advance,
+    Decision,
+    GiveUp,
+    Keep,
+    Kind,
+    Outcome,
+    Policy,
+    Report,
+    Settle,
+    Settled,
+    Settlement,
+    State,
+    Task,
+    Verdict,
+)
 from poller.core.states import can_move, is_final
 
 NOT_FOUND: Final = "not_found"
@@ -100,6 +115,16 @@ def decide(task: Task, report: Report, now_s: float, policy: Policy, *, is_trigg
     if is_past:
         return _hold("unknown_past_deadline", f"upstream says a word in no list: {clean_text(word, 64)}", report)
     return _keep("unknown_word", task)
+
+
+def has_flipped(said: Settlement, settled: Settled) -> bool:
+    """Whether upstream's verdict now contradicts the one, upstream's too, by which the task was settled before.
+
+    It is asked again about a settled task only where somebody reopened the row. The first verdict stands.
+    """
+    is_old = settled.verdict in (Verdict.REOPENED, Verdict.ALREADY)
+    is_upstreams = said.rule in SETTLE_REASONS and settled.rule in SETTLE_REASONS
+    return is_old and is_upstreams and said.outcome is not settled.outcome
 
 
 def progress_of(task: Task, report: Report) -> str:

@@ -286,7 +286,7 @@ class Verdict(enum.StrEnum):
 
 
 class Settled(NamedTuple):
-    """The fate of one settlement. Amounts are those of the ledger row; 0 where there is none."""
+    """The fate of one settlement. Outcome, rule and amounts are those of the ledger row; 0 where there is none."""
 
     task: Task
     verdict: Verdict

@@ -95,6 +95,7 @@ class Metrics:
             "custompass_unknown_status_total", "Status words that no list knows", ("channel",)
         )
         self.anomalies = self._counter("custompass_anomalies_total", "Oddities in answers and rows", ("kind",))
+        self.anomalies.labels(self.kind("upstream_flip"))
         self.circuit_state = self._gauge(
             "custompass_circuit_state", "Breaker of a lane: 0 closed, 1 probing, 2 open", ("channel",)
         )

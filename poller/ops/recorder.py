@@ -143,6 +143,22 @@ class Recorder:
             metrics.unsettled.labels(metrics.kind(settled.reason or settled.verdict.value)).inc()
             self._log.warning("task_deferred", **facts, status="error", reason=settled.reason or None, **named)
 
+    def flipped(self, settled: Settled, said: Outcome) -> None:
+        """Upstream says another outcome than the one that it told before and that was settled; no money moved."""
+        task = settled.task
+        self.metrics.anomalies.labels(self.metrics.kind("upstream_flip")).inc()
+        self._log.error(
+            "upstream_flipped",
+            user_id=task.user_id,
+            channel_id=task.channel_id,
+            model=task.model,
+            task_id=task.task_id,
+            task_pk=task.pk,
+            settled=settled.outcome.value.lower(),
+            said=said.value.lower(),
+            refunded=settled.refunded,
+        )
+
     def advanced(self, channel_id: int, count: int) -> None:
         """*count* open tasks got a later status or a new progress."""
         self.metrics.advanced.inc(count)

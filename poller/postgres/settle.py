@@ -233,7 +233,7 @@ class Settler:
                 one.task,
                 verdict,
                 Outcome(row["outcome"] or one.outcome),
-                one.rule,
+                row["rule"],
                 reserved,
                 charged,
                 reserved - charged,

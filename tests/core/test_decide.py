@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.core.decide import HOLD_REASONS, KEEP_REASONS, REASONS, REFUND_REASONS, SETTLE_REASONS, decide, progress_of
+from poller.core.decide import (
+    HOLD_REASONS,
+    KEEP_REASONS,
+    REASONS,
+    REFUND_REASONS,
+    SETTLE_REASONS,
+    decide,
+    has_flipped,
+    progress_of,
+)
 from poller.core.model import (
     Advance,
     Decision,
@@ -22,10 +31,13 @@ from poller.core.model import (
     Policy,
     Report,
     Settle,
+    Settled,
+    Settlement,
     State,
     StatusWords,
     Task,
     Usage,
+    Verdict,
 )
 from poller.core.states import can_move, is_final, rank
 
@@ -348,3 +360,21 @@ def test_any_progress_fits_the_column_and_never_says_a_hundred_percent(text: str
     assert len(shown) <= 20
     assert shown != "100%"
     assert "\x00" not in shown
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+@pytest.mark.parametrize("now", sorted(SETTLE_REASONS | REFUND_REASONS))
+@pytest.mark.parametrize("before", [*sorted(SETTLE_REASONS | REFUND_REASONS), "by_hand"])
+def test_a_flip_is_upstreams_word_against_upstreams_word_about_a_task_settled_before(
+    verdict: Verdict, now: str, before: str
+) -> None:
+    task = task_in(State.IN_PROGRESS, 10.0)
+    outcome = {"success_word": Outcome.SUCCESS}
+    said = Settlement(task, outcome.get(now, Outcome.FAILURE), 0, rule=now)
+    settled = Settled(task, verdict, outcome.get(before, Outcome.FAILURE), before)
+    is_settled_before = verdict in (Verdict.REOPENED, Verdict.ALREADY)
+    is_contradiction = (now == "success_word") != (before == "success_word") and not {now, before} & {
+        "expired",
+        "by_hand",
+    }
+    assert has_flipped(said, settled) is (is_settled_before and is_contradiction)

@@ -21,6 +21,7 @@ from poller.upstream import client as client_module
 from tests.upstream.conftest import Certificate
 from tests.upstream.faults_server import (
     KEY,
+    Behaviour,
     Close,
     FaultServer,
     Request,
@@ -31,8 +32,8 @@ from tests.upstream.faults_server import (
     response,
 )
 from tests.upstream.lossy_link import LossyLink
-from tests.upstream.rig import LIMIT_S, MakeRig, Rig
-from tests.upstream.test_fault_table import CASES, FAULTS, SKIPPED, data, expect, item
+from tests.upstream.rig import LIFETIME_S, LIMIT_S, MakeRig, Rig
+from tests.upstream.test_fault_table import CASES, FAULTS, data, expect, item
 
 HERE: set[str] = set()
 
@@ -45,12 +46,7 @@ def row(name: str) -> Callable[[Any], Any]:
 
 
 def test_every_fault_of_the_catalogue_has_its_row() -> None:
-    assert {case.row for case in CASES} | HERE | set(SKIPPED) == set(FAULTS)
-
-
-@pytest.mark.parametrize("name", sorted(SKIPPED))
-def test_fault_that_cannot_be_injected_here(name: str) -> None:
-    pytest.skip(f"{name}, {FAULTS[name]}: {SKIPPED[name]}")
+    assert {case.row for case in CASES} | HERE == set(FAULTS)
 
 
 async def finishes(request: Request, writer: asyncio.StreamWriter) -> None:
@@ -559,6 +555,59 @@ async def test_u23_a_settled_task_is_never_asked_about_again(make_rig: MakeRig) 
         await rig.walk(channel, passes=3)
         assert await rig.picture() == after
         assert len(server.requests) == 1
+
+
+def changes_its_mind(first: str, then: str) -> Behaviour:
+    """Says *first* in its first answer, *then* from then on; a success has used 100 tokens."""
+
+    async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
+        word = first if request.number == 1 else then
+        usage = {"prompt_tokens": 60, "completion_tokens": 40, "total_tokens": 100}
+        writer.write(response(data(*(item(name, word, usage=usage) for name in request.ids))))
+
+    return behave
+
+
+@row("U24")
+@pytest.mark.parametrize(("first", "then"), [("completed", "failed"), ("failed", "completed")])
+async def test_u24_a_verdict_that_flips_after_it_was_settled_moves_no_money_and_calls_a_person(
+    first: str, then: str, profile_name: str, make_rig: MakeRig
+) -> None:
+    rig = await make_rig(profile_name)
+    async with FaultServer(changes_its_mind(first, then)) as server:
+        channel = await rig.channel(server.url)
+        pk = await rig.task(channel, state="IN_PROGRESS")
+        stale = (await rig.picture())["tasks"][0]
+        await rig.walk(channel)
+        settled = await rig.picture()
+        await rig.save(stale)
+        await rig.walk(channel, passes=2)
+        after = await rig.picture()
+        assert len(server.requests) == 2
+    assert await rig.state(pk) == ("SUCCESS" if first == "completed" else "FAILURE")
+    assert all(after[table] == settled[table] for table in ("users", "tokens", "channels", "logs", "ledger"))
+    assert {name: after["tasks"][0][name] for name in ("status", "progress", "quota")} == {
+        name: settled["tasks"][0][name] for name in ("status", "progress", "quota")
+    }
+    (said,) = [event for event in rig.lines.events if event["event"] == "upstream_flipped"]
+    outcomes = {"completed": "success", "failed": "failure"}
+    assert (said["level"], said["task_pk"], said["channel_id"]) == ("error", pk, channel)
+    assert (said["settled"], said["said"]) == (outcomes[first], outcomes[then])
+    assert rig.anomalies()["upstream_flip"] == 1
+
+
+@row("U24")
+async def test_u24_a_task_given_up_that_ends_after_all_is_no_flip(make_rig: MakeRig) -> None:
+    rig = await make_rig()
+    async with FaultServer(changes_its_mind("processing", "completed")) as server:
+        channel = await rig.channel(server.url)
+        pk = await rig.task(channel, age_s=2 * LIFETIME_S)
+        stale = (await rig.picture())["tasks"][0]
+        await rig.walk(channel)
+        await rig.save(stale)
+        await rig.walk(channel)
+    assert await rig.state(pk) == "FAILURE"
+    assert not rig.anomalies()
 
 
 @row("U28")

@@ -89,10 +89,6 @@ FAULTS = {
     "U33": "HTTP bent out of shape",
     "U34": "every second answer an error",
 }
-SKIPPED = {
-    "U24": "nobody asks about a task that was settled, so nobody can hear it; that nobody asks is held by U23",
-}
-
 KEEP, FAILURE = "keep", "failure"
 
 

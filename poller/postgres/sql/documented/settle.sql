@@ -17,9 +17,10 @@ WITH setting AS MATERIALIZED (
 ),
 seen AS MATERIALIZED (
     SELECT
-        a.pk, a.task_id, a.user_id, a.channel_id, a.model, a.rule, a.price_source, a.prompt_tokens, a.completion_tokens,
+        a.pk, a.task_id, a.user_id, a.channel_id, a.model, a.price_source, a.prompt_tokens, a.completion_tokens,
         a.data, a.evidence,
         coalesce(l.outcome, a.outcome) AS outcome,
+        coalesce(l.rule, a.rule) AS rule,
         coalesce(l.fail_reason, a.fail_reason) AS fail_reason,
         amount.reserved,
         amount.charged,
@@ -60,7 +61,7 @@ seen AS MATERIALIZED (
     LEFT JOIN tasks AS t ON t.id = a.pk AND t.platform = 'custompass'
     LEFT JOIN LATERAL (
         -- One by one with the key: a plan that was made while the ledger was empty would else read through all of it.
-        SELECT b.task_pk, b.task_id, b.user_id, b.outcome, b.fail_reason, b.reserved, b.charged, b.attempt
+        SELECT b.task_pk, b.task_id, b.user_id, b.outcome, b.rule, b.fail_reason, b.reserved, b.charged, b.attempt
         FROM poller.ledger AS b
         WHERE b.task_pk = a.pk
         LIMIT 1
@@ -204,6 +205,7 @@ SELECT
     END AS reason,
     j.is_restored,
     CASE WHEN j.is_due OR j.is_in_ledger THEN j.outcome ELSE '' END AS outcome,
+    j.rule,
     CASE WHEN j.is_due OR j.is_in_ledger THEN j.reserved ELSE 0 END AS reserved,
     CASE WHEN j.is_due OR j.is_in_ledger THEN j.charged ELSE 0 END AS charged,
     counted.short
