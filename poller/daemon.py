@@ -94,6 +94,7 @@ class Daemon:
             parts.watchman,
             parts.leases,
             make_auditor(settings, parts, self._replica),
+            parts.ledger,
             recorder,
             parts.database.sizes,
             pace_s=min(15.0, settings.poll_interval_s),
@@ -147,6 +148,8 @@ async def _one_shot(settings: Settings, recorder: Recorder, *, is_dry: bool) -> 
     async with contextlib.AsyncExitStack() as stack:
         parts = await _open_for_once(stack, settings, recorder, is_dry=is_dry)
         fitted = tools(settings, parts, recorder)
+        if not is_dry:
+            await parts.ledger.note()
         if is_dry:
             rehearsal = Rehearsal(parts.store)
             fitted = replace(fitted, source=rehearsal, leases=NoLeases())

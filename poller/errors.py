@@ -69,6 +69,17 @@ class DatabaseAway(Defer):
         self.reason = reason
 
 
+class LedgerMissing(DatabaseAway):
+    """``poller.ledger`` is not there, or lacks what it held: nothing is settled until a person has seen to it."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            "ledger_missing",
+            f"{detail}; restore poller.ledger from a backup, or have tasks that a gateway reopens paid once more: "
+            "poller resume --accept-lost-ledger",
+        )
+
+
 class CacheAway(Defer):
     """The gateway's cache cannot be reached, and nothing was changed in it. *reason* is one word for a label."""
 

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from poller.errors import LedgerMissing
+
 _OVERLAP_S = 60.0
 """How far back each look for foreign finals reaches again: their transactions may commit later than their times say."""
 _REMEMBERED = 100_000
@@ -75,6 +77,12 @@ class Auditor(Protocol):
     async def look(self) -> Audit: ...
 
 
+class Ledger(Protocol):
+    """Where it is noticed that settlements are gone from the ledger: ``note`` raises LedgerMissing then."""
+
+    async def note(self) -> None: ...
+
+
 class Recorder(Protocol):
     """Who counts and logs what was seen."""
 
@@ -86,6 +94,8 @@ class Recorder(Protocol):
 
     def second_writer(self, channel_id: int, task_pks: Sequence[int]) -> None: ...
 
+    def ledger_missing(self, why: str | None) -> None: ...
+
     def drift(self, quota: int, fresh: Sequence[tuple[int, str]]) -> None: ...
 
 
@@ -94,8 +104,9 @@ class Vigil:
     compares recent settlements with what the gateway's tables say of them now.
 
     Where a gateway still polls, it refunds outside our guard. Its finals have no row in our ledger: the first one is
-    said with the remedy. *stops_channels* (profile ``fork``, whose poller pays before it writes) also pauses the
-    channel for the fleet until somebody resumes it.
+    said with the remedy. Without our ledger all finals look so: the guard sees first whether that is there.
+    *stops_channels* (profile ``fork``, whose poller pays before it writes) also pauses the channel for the fleet until
+    somebody resumes it.
     """
 
     def __init__(
@@ -103,6 +114,7 @@ class Vigil:
         watchman: Watchman,
         leases: Leases,
         auditor: Auditor,
+        ledger: Ledger,
         recorder: Recorder,
         sizes: Callable[[], dict[str, int]],
         *,
@@ -112,6 +124,7 @@ class Vigil:
         self._watchman = watchman
         self._leases = leases
         self._auditor = auditor
+        self._ledger = ledger
         self._recorder = recorder
         self._sizes = sizes
         self._pace_s = pace_s
@@ -131,11 +144,20 @@ class Vigil:
     async def guard(self) -> float:
         """Report rows that became final since this replica started and that no ledger row explains."""
         now_s = await self._watchman.db_now()
+        try:
+            finals = [] if self._since_s is None else await self._watchman.foreign_finals(self._from_s)
+            # After them: what is gone from the ledger between the two explains them too.
+            await self._ledger.note()
+        except LedgerMissing as missing:
+            self._recorder.ledger_missing(str(missing))
+            self._since_s = None
+            return self._pace_s
+        self._recorder.ledger_missing(None)
         if self._since_s is None:
             self._since_s = self._from_s = now_s
             return self._pace_s
         fresh: dict[int, list[int]] = defaultdict(list)
-        for pk, channel_id, _ in await self._watchman.foreign_finals(self._from_s):
+        for pk, channel_id, _ in finals:
             if pk not in self._said:
                 fresh[channel_id].append(pk)
         for channel_id, pks in fresh.items():

@@ -22,6 +22,7 @@ from poller.ops.recorder import Recorder
 from poller.postgres import profile, statements
 from poller.postgres.audit import Auditor
 from poller.postgres.leases import Leases
+from poller.postgres.ledger import Ledger
 from poller.postgres.logs_elsewhere import LogCourier, LogDatabase
 from poller.postgres.migrate import may_create, migrate, verify
 from poller.postgres.outbox import Outbox
@@ -50,6 +51,7 @@ class Parts:
     store: Store
     leases: Leases
     watchman: Watchman
+    ledger: Ledger
     deliveries: Deliveries
 
 
@@ -93,7 +95,7 @@ async def open_parts(settings: Settings, replica: str, recorder: Recorder, *, is
             recorder.event("warning", "database_identity_unreadable", remedy=_IDENTITY_REMEDY)
         leases = Leases(database, known, replica, settings.lease_ttl_s, version=poller.__version__)
         async with open_deliveries(settings, database, known, recorder) as deliveries:
-            yield Parts(database, found, store, leases, Watchman(database, known), deliveries)
+            yield Parts(database, found, store, leases, Watchman(database, known), Ledger(database, known), deliveries)
     finally:
         await database.close()
 

@@ -6,6 +6,7 @@ import functools
 
 import click
 
+from poller.cli.desk import who
 from poller.cli.reading import opened, read_settings
 
 _channel = click.argument("channel", type=click.IntRange(min=0), required=False)
@@ -20,9 +21,21 @@ def pause(channel: int | None) -> None:
 
 @click.command(short_help="Ask again.")
 @_channel
-def resume(channel: int | None) -> None:
-    """Ask CHANNEL again. Without CHANNEL, lift the pause of all; single channels keep theirs."""
-    _flag(channel, is_paused=False)
+@click.option(
+    "--accept-lost-ledger", "accepts_loss", is_flag=True, help="Settle on, although poller.ledger has lost rows."
+)
+def resume(channel: int | None, accepts_loss: bool) -> None:
+    """Ask CHANNEL again. Without CHANNEL, lift the pause of all; single channels keep theirs.
+
+    With --accept-lost-ledger nothing else is done: of tasks whose settlement is gone from the ledger, those that a
+    gateway opens again are then paid once more.
+    """
+    if accepts_loss:
+        import anyio
+
+        click.echo(anyio.run(_accept_loss))
+    else:
+        _flag(channel, is_paused=False)
 
 
 def _flag(channel: int | None, *, is_paused: bool) -> None:
@@ -47,3 +60,14 @@ async def _write(channel: int | None, *, is_paused: bool) -> None:
             await leases.pause(channel, "operator")
         else:
             await leases.resume(channel)
+
+
+async def _accept_loss() -> str:
+    from poller.postgres import migrate
+    from poller.postgres.ledger import Ledger
+    from poller.postgres.statements import load_own
+
+    async with opened(read_settings().settings, "resume") as database:
+        await migrate.verify(database)
+        was_lost = await Ledger(database, load_own()).accept_loss(who())
+    return "accepted: tasks are settled again" if was_lost else "nothing to accept: the ledger holds what it held"

@@ -117,6 +117,7 @@ class Metrics:
         self.charged = self._counter("custompass_quota_charged_total", "Quota that finished tasks cost")
         self.reopened = self._counter("custompass_task_reopened_total", "Tasks reopened by others, put right again")
         self.ledger_drift = self._gauge("custompass_ledger_drift_quota", "Quota by which ledger and balances differ")
+        self.ledger_missing = self._gauge("custompass_ledger_missing", "1 while the ledger lacks what it held before")
         self.quarantined = self._gauge("custompass_quarantined_tasks", "Tasks kept for a person")
         self.detection_lag = self._histogram(
             "custompass_detection_lag_seconds",

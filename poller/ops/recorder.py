@@ -198,6 +198,13 @@ class Recorder:
                 remedy="poller reconcile; poller task pk:KEY explains one",
             )
 
+    def ledger_missing(self, why: str | None) -> None:
+        """The ledger lacks what it held, and nothing is settled; None when all is there."""
+        self.metrics.ledger_missing.set(why is not None)
+        held = self._repeats.admit("ledger") if why else None
+        if held is not None:
+            self._log.error("ledger_missing", reason=why, repeats=held or None)
+
     # -- other systems --
 
     def outbox(self, depth: int, oldest_s: float) -> None:

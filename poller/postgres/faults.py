@@ -12,7 +12,7 @@ import enum
 import asyncpg
 from asyncpg import exceptions as pg
 
-from poller.errors import DatabaseAway, Defer, Misconfigured, NotPermitted, PollerError
+from poller.errors import DatabaseAway, Defer, LedgerMissing, Misconfigured, NotPermitted, PollerError
 
 
 class Fault(enum.StrEnum):
@@ -93,6 +93,7 @@ _BY_CLASS = {
     "57": Fault.LOST,
     "58": Fault.OVERLOAD,
 }
+_NO_TABLE, _LEDGER = "42P01", "poller.ledger"
 _REASONS = {
     "25006": "read_only",
     "53100": "disk_full",
@@ -161,6 +162,8 @@ def translated(error: BaseException, *, commit_sent: bool = False, statement: st
             return DatabaseAway("auth_failed", detail)
         case Fault.PERMISSION:
             return NotPermitted(f"database: {detail}; grant the role what deploy/ lists")
+        case Fault.SCHEMA if sqlstate == _NO_TABLE and _LEDGER in str(error):
+            return LedgerMissing("there is no such table")
         case Fault.SCHEMA:
             return Misconfigured(f"database: {detail}; run 'poller doctor' to compare the schema with what is expected")
         case _:

@@ -19,7 +19,7 @@ from poller.core.evidence import clean_text
 from poller.core.model import Outcome, Settled, Settlement, Task, Verdict
 from poller.core.schedule import backoff_s, jitter
 from poller.crashpoints import reach
-from poller.errors import DatabaseAway, Defer
+from poller.errors import DatabaseAway, Defer, LedgerMissing
 from poller.postgres.columns import columns, is_sound
 from poller.postgres.database import Database
 from poller.postgres.faults import Fault, StatementFailed
@@ -153,6 +153,8 @@ class Settler:
             except StatementFailed as failure:
                 if failure.fault not in (Fault.LOCKED, Fault.RETRY_TX) or tries >= patience.tries:
                     raise
+            except LedgerMissing:
+                raise
             except DatabaseAway:
                 # Also an unknown outcome: the ledger tells the repeat what became of it.
                 if tries >= _WHOLE.tries:
@@ -168,7 +170,11 @@ class Settler:
             with anyio.fail_after(_DEADLINE_S, shield=True):
                 async with self._database.transaction(timeout_s=_STATEMENTS_S) as transaction:
                     reach("settle.begun")
-                    await transaction.fetch(self._lock, pks, movers, str(int(lock_s * 1000)), self._lowers_channels)
+                    limits = (str(int(lock_s * 1000)), self._lowers_channels)
+                    (locked,) = await transaction.fetch(self._lock, pks, movers, *limits)
+                    # From here on nobody can empty the ledger: having read it, the transaction keeps it locked.
+                    if not locked["is_ledger_whole"]:
+                        raise LedgerMissing("a settlement that it held is gone")
                     reach("settle.locked")
                     rows = await transaction.fetch(
                         self._statement,

@@ -432,3 +432,25 @@ def test_on_a_terminal_the_same_is_a_rich_table(capsys: pytest.CaptureFixture[st
 def test_facts_leave_out_what_is_not_there():
     assert facts({"a": 1, "long name": "x", "b": None, "c": ""}) == ["a          1", "long name  x"]
     assert ago(-5) == "0s"
+
+
+# -- a ledger that lost its rows --
+
+
+async def test_a_lost_ledger_is_gone_without_only_when_somebody_says_so_on_record(site: Site, poller: Run):
+    _, channel, _ = await seeded(site, 450)
+    await site.store.settle([failed(task) for task in await site.tasks(channel)])
+    await site.gateway.connection.execute(
+        "UPDATE poller.control SET ledger_pk = task_pk, ledger_at = settled_at FROM poller.ledger"
+    )
+    accept = ("resume", "--accept-lost-ledger")
+    early = await in_thread(poller, *accept, SQL_DSN=site.gateway.dsn)
+    assert (early.code, early.out) == (0, "nothing to accept: the ledger holds what it held\n")
+    await site.gateway.connection.execute("TRUNCATE poller.ledger")
+    once = await in_thread(poller, "run", "--once", SQL_DSN=site.gateway.dsn)
+    assert once.code == 69
+    assert "ledger_missing" in once.err
+    assert "poller resume --accept-lost-ledger" in once.err
+    assert (await in_thread(poller, *accept, SQL_DSN=site.gateway.dsn)).out == "accepted: tasks are settled again\n"
+    assert [act["action"] for act in await actions(site)] == ["ledger_loss_accepted"]
+    assert (await in_thread(poller, "run", "--once", SQL_DSN=site.gateway.dsn)).code == 0

@@ -2,7 +2,7 @@
 -- $1 bigint[] pks   $2 bigint[] those of them that may move money   $3 text lock_timeout in milliseconds
 -- $4 boolean whether channels are lowered too (profile fork)
 -- locks: task rows of our platform, then users, each in id order, until the transaction ends
--- returns: one row, how many of each were locked
+-- returns: one row, how many of each were locked, and whether the ledger still holds what it held (see ledger_note)
 --
 -- Each kind waits for the one before it because it reads its result: the order of CTEs alone means nothing. The
 -- arrays go through sub-selects so that the planner never weighs their length: it shall use the keys, always.
@@ -41,4 +41,10 @@ SELECT
     (SELECT count(*) FROM owner) AS users,
     0::bigint AS tokens,
     0::bigint AS subscriptions,
-    0::bigint AS channels
+    0::bigint AS channels,
+    NOT EXISTS (
+        SELECT
+        FROM poller.control AS c
+        WHERE c.ledger_at > now() - interval '7 days'
+            AND NOT EXISTS (SELECT FROM poller.ledger AS l WHERE l.task_pk = c.ledger_pk)
+    ) AS is_ledger_whole

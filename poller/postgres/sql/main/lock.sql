@@ -3,7 +3,7 @@
 -- $4 boolean whether channels are lowered too (profile fork)
 -- locks: task rows of our platform, then users, tokens, subscriptions, channels, each in id order, until the end of
 --   the transaction
--- returns: one row, how many of each were locked
+-- returns: one row, how many of each were locked, and whether the ledger still holds what it held (see ledger_note)
 --
 -- Each kind waits for the one before it because it reads its result: the order of CTEs alone means nothing. The
 -- arrays go through sub-selects so that the planner never weighs their length: it shall use the keys, always.
@@ -71,4 +71,10 @@ SELECT
     (SELECT count(*) FROM owner) AS users,
     (SELECT count(*) FROM token) AS tokens,
     (SELECT count(*) FROM subscription) AS subscriptions,
-    (SELECT count(*) FROM channel) AS channels
+    (SELECT count(*) FROM channel) AS channels,
+    NOT EXISTS (
+        SELECT
+        FROM poller.control AS c
+        WHERE c.ledger_at > now() - interval '7 days'
+            AND NOT EXISTS (SELECT FROM poller.ledger AS l WHERE l.task_pk = c.ledger_pk)
+    ) AS is_ledger_whole
