@@ -10,35 +10,13 @@ from poller.core.passes import PassCounts
 from poller.errors import AskReason
 from poller.ops.log import Logger
 from poller.ops.metrics import BREAKER_VALUES, Metrics, was_sent
+from poller.ops.repeats import Repeats
 
-_REPEAT_S = 30.0
-_REMEMBERED = 2000
 _SECOND_WRITER_REMEDY = "stop the gateway's own poller: set UPDATE_TASK=false there, then: poller resume CHANNEL"
 _IDENTITY_REMEDY = (
     "nothing is written meanwhile: stop the server that is wrong; restart the daemon to accept the new one"
 )
 _NOOPS = (Verdict.ALREADY, Verdict.FINAL, Verdict.MOVED, Verdict.GONE)
-
-
-class _Repeats:
-    """Lets the first of equal events through and then one each ``_REPEAT_S``, with the count of those between."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._seen: dict[tuple[object, ...], tuple[float, int]] = {}
-
-    def admit(self, *key: object) -> int | None:
-        """How many were held back since the last one let through; None when this one is held back too."""
-        now = self._clock()
-        said_at, held = self._seen.get(key, (None, 0))
-        if said_at is not None and now - said_at < _REPEAT_S:
-            self._seen[key] = (said_at, held + 1)
-            return None
-        if len(self._seen) >= _REMEMBERED:
-            self._seen.pop(next(iter(self._seen)))
-        self._seen.pop(key, None)
-        self._seen[key] = (now, 0)
-        return held
 
 
 class Recorder:
@@ -58,7 +36,7 @@ class Recorder:
         self.metrics = metrics
         self._log = logger
         self._wall_clock = wall_clock
-        self._repeats = _Repeats(clock)
+        self._repeats = Repeats(clock)
 
     # -- asking --
 
