@@ -296,5 +296,5 @@ class Settled(NamedTuple):
     charged: int = 0
     refunded: int = 0
     """``reserved - charged``; negative when more was charged."""
-    reason: str = ""
-    """Why, for LOCKED and QUARANTINED: one word for a label."""
+    reason: str = ""  # why, for LOCKED and QUARANTINED: one word for a label
+    detail: str = ""  # and a line of names and codes

@@ -116,10 +116,11 @@ class Recorder:
             self._log.debug("task_unchanged", **facts, status="success", verdict=settled.verdict.value, **named)
         elif settled.verdict is Verdict.QUARANTINED:
             metrics.unsettled.labels(metrics.kind(settled.reason or "data")).inc()
-            self.quarantined(task, settled.reason, "")
+            self.quarantined(task, settled.reason, settled.detail)
         else:
             metrics.unsettled.labels(metrics.kind(settled.reason or settled.verdict.value)).inc()
-            self._log.warning("task_deferred", **facts, status="error", reason=settled.reason or None, **named)
+            why = {"reason": settled.reason or None, "detail": settled.detail or None}
+            self._log.warning("task_deferred", **facts, status="error", **why, **named)
 
     def flipped(self, settled: Settled, said: Outcome) -> None:
         """Upstream says another outcome than the one that it told before and that was settled; no money moved."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import re
 
 import asyncpg
 from asyncpg import exceptions as pg
@@ -94,6 +95,7 @@ _BY_CLASS = {
     "58": Fault.OVERLOAD,
 }
 _NO_TABLE, _LEDGER = "42P01", "poller.ledger"
+_FUNCTION = re.compile(r'function "?([\w.]+)')
 _REASONS = {
     "25006": "read_only",
     "53100": "disk_full",
@@ -122,6 +124,8 @@ def _classify(error: BaseException) -> Fault:
             return Fault.RETRY_TX
         case asyncpg.PostgresError():
             code = error.sqlstate or ""
+            if code.startswith("42") and _is_theirs(error):
+                return Fault.BUG
             return _BY_CODE.get(code) or _BY_CLASS.get(code[:2]) or Fault.BUG
         case pg.TargetServerAttributeNotMatched():
             return Fault.WRONG_SERVER
@@ -143,6 +147,11 @@ def _classify(error: BaseException) -> Fault:
             return Fault.LOST
         case _:
             return Fault.BUG
+
+
+def _is_theirs(error: asyncpg.PostgresError) -> bool:
+    """Whether a function in the database failed, say a trigger: what that lacks is no fault of our role or schema."""
+    return bool(getattr(error, "context", None))
 
 
 def translated(error: BaseException, *, commit_sent: bool = False, statement: str = "") -> PollerError:
@@ -177,11 +186,15 @@ def _reason(error: BaseException, fault: Fault, sqlstate: str) -> str:
 
 
 def _detail(error: BaseException, sqlstate: str, statement: str) -> str:
-    """Class, code and names. Only class 42 speaks of nothing but names; other server texts may quote a value."""
+    """Class, code and names. Only class 42 of our own statements is sure to speak of nothing else: other server texts
+    may quote a value."""
     parts = [type(error).__name__]
     if sqlstate:
         parts.append(sqlstate)
-    if sqlstate.startswith("42"):
+    if isinstance(error, asyncpg.PostgresError) and _is_theirs(error):
+        if found := _FUNCTION.search(str(error.context)):
+            parts.append(f"raised by {found[1]}")
+    elif sqlstate.startswith("42"):
         parts.append(str(error).splitlines()[0])
     elif isinstance(error, asyncpg.PostgresError):
         named = ((kind, getattr(error, f"{kind}_name", None)) for kind in ("table", "column", "constraint"))

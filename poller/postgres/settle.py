@@ -212,7 +212,7 @@ class Settler:
             await self._halve(run, batch)
             return
         for one in batch:
-            run.fates[one.task.pk] = _left(one, Verdict.LOCKED, _held_reason(failure))
+            run.fates[one.task.pk] = _left(one, Verdict.LOCKED, _held_reason(failure), failure.detail)
 
     async def _split_poison(self, run: _Run, batch: list[Settlement], failure: StatementFailed) -> None:
         if len(batch) > 1:
@@ -254,12 +254,12 @@ class Settler:
             verdict = Verdict.LOCKED
         else:
             verdict = Verdict.QUARANTINED
-        for one, reason, _ in run.refused:
-            run.fates[one.task.pk] = _left(one, verdict, reason)
+        for one, reason, detail in run.refused:
+            run.fates[one.task.pk] = _left(one, verdict, reason, detail)
 
 
-def _left(one: Settlement, verdict: Verdict, reason: str) -> Settled:
-    return Settled(one.task, verdict, one.outcome, one.rule, reason=reason)
+def _left(one: Settlement, verdict: Verdict, reason: str, detail: str = "") -> Settled:
+    return Settled(one.task, verdict, one.outcome, one.rule, reason=reason, detail=detail)
 
 
 def _held_reason(failure: StatementFailed) -> str:

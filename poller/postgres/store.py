@@ -189,7 +189,7 @@ class Store:
             columns = [list(column) for column in zip(*rows, strict=True)]
             return len(await self._write(self._statements.advance, *columns))
         except StatementFailed as failure:
-            if failure.fault is not Fault.POISON:
+            if failure.fault not in (Fault.POISON, Fault.BUG):
                 raise
         if len(rows) > 1:
             middle = len(rows) // 2

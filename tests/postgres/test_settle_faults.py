@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 from collections.abc import AsyncIterator
 
@@ -10,8 +11,8 @@ import anyio
 import asyncpg
 import pytest
 
-from poller.core.model import Task, Verdict
-from poller.errors import DatabaseAway
+from poller.core.model import Advance, State, Task, Verdict
+from poller.errors import DatabaseAway, NotPermitted
 from poller.postgres import settle
 from tests.postgres.eventually import eventually
 from tests.postgres.gateway import Site, failed, open_site, open_store, succeeded
@@ -135,6 +136,64 @@ async def test_row_that_refuses_to_change_rolls_its_task_back_alone(site):
     assert verdicts(fates) == [("settled", ""), ("quarantined", "no_user_row"), ("settled", "")]
     assert [entry["task_pk"] for entry in await site.gateway.ledger()] == [tasks[0].pk, tasks[2].pk]
     assert (await site.gateway.row("tasks", tasks[1].pk))["status"] == site.gateway.word("IN_PROGRESS")
+
+
+TRIGGERS = {
+    "42501": "RAISE insufficient_privilege USING MESSAGE = 'permission denied for table audit'",
+    "42883": "PERFORM no_such_function(1)",
+    "42P01": "INSERT INTO no_such_table VALUES (1)",
+    "42703": "PERFORM no_such_column FROM users",
+    "P0001": "RAISE EXCEPTION 'not on a Sunday'",
+}
+
+
+@pytest.mark.parametrize("table", ["tasks", "users"])
+@pytest.mark.parametrize("sqlstate", TRIGGERS)
+async def test_trigger_that_refuses_a_row_holds_up_that_task_alone(site, sqlstate, table):
+    owners, channel, tasks = await seeded(site, 4, 1)
+    refused = owners[1] if table == "users" else tasks[1].pk
+    await site.gateway.connection.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN {TRIGGERS[sqlstate]}; RETURN NEW; END $$"
+    )
+    await site.gateway.connection.execute(
+        f"CREATE TRIGGER refuse BEFORE UPDATE ON {table} FOR EACH ROW WHEN (OLD.id = {refused})"
+        " EXECUTE FUNCTION refuse()"
+    )
+    if table == "tasks":
+        change = Advance(State.IN_PROGRESS, "55%", b"{}")
+        assert await site.store.advance([(task, change) for task in tasks]) == 3
+    # Alone in a batch it is no other matter.
+    (alone,) = await site.store.settle([failed(tasks[1])])
+    fates = await site.store.settle([failed(task) for task in tasks])
+    for fate in (alone, fates[1]):
+        assert (fate.verdict.value, fate.reason, sqlstate in fate.detail) == ("locked", "refused", True)
+    assert verdicts(fates) == [("settled", ""), ("locked", "refused"), ("settled", ""), ("settled", "")]
+    await site.gateway.connection.execute(f"DROP TRIGGER refuse ON {table}")
+    assert verdicts(await site.store.settle([failed(task) for task in await site.tasks(channel)])) == [("settled", "")]
+    assert [(await site.gateway.balance(user))[0] for user in owners] == [1010] * 4
+
+
+async def test_rights_that_our_own_role_lacks_are_said_with_the_remedy_and_lose_nothing(site, open_database):
+    owners, channel, tasks = await seeded(site, 3, 1)
+    role = f"poor_{os.getpid()}_{site.gateway.profile}"
+    owner = site.gateway.connection
+    await owner.execute(f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA poller TO {role}")
+    for kind in ("TABLES", "SEQUENCES"):
+        await owner.execute(f"GRANT ALL ON ALL {kind} IN SCHEMA poller, public TO {role}")
+    await owner.execute(f"REVOKE UPDATE ON users FROM {role}")
+    try:
+        database = await open_database(site.gateway.dsn.replace("postgres@", f"{role}@"))
+        poor = await open_store(database, site.gateway)
+        with pytest.raises(NotPermitted, match=r"denied for table users.*grant the role what deploy/ lists"):
+            await poor.settle([failed(task) for task in tasks])
+        assert len(await site.tasks(channel)) == 3
+        await owner.execute(f"GRANT UPDATE ON users TO {role}")
+        assert verdicts(await poor.settle([failed(task) for task in tasks])) == [("settled", "")] * 3
+        assert [(await site.gateway.balance(user))[0] for user in owners] == [1010] * 3
+        await database.close()
+    finally:
+        await owner.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 # -- locks -----------------------------------------------------------------------------------------------------------
