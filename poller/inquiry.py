@@ -2,7 +2,7 @@
 
 Ordinarily that is one ask. A batch refused as a whole is asked about in halves, so that one bad id spoils no other; ids
 at the end that an answer leaves out are asked about again, because some upstreams cut long lists; and on a channel with
-several keys, what one key does not know is asked about with the next.
+several keys, what one key does not know is asked about with the others, or with one of them where a search is not due.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class _Asked(NamedTuple):
     said: Mapping[str, Report] = {}
     first_s: float | None = None
     """When the first of those keys was asked."""
+    is_search: bool = True
+    """All keys are asked; otherwise this one is the last of them on this pass."""
 
 
 class Inquiry:
@@ -58,6 +60,8 @@ class Inquiry:
         counts: PassCounts,
         now_s: Callable[[], float],
         is_over: Callable[[], bool],
+        is_search_due: Callable[[Task], bool] = lambda task: True,
+        pass_number: int = 0,
     ) -> None:
         self.ring = KeyRing(channel.keys)
         self.refused: dict[int, tuple[Task, Route, str]] = {}
@@ -72,6 +76,8 @@ class Inquiry:
         self._counts = counts
         self._now_s = now_s
         self._is_over = is_over
+        self._is_search_due = is_search_due
+        self._pass_number = pass_number
         asker.allow_split()
 
     async def ask(self, batch: Batch, *, is_probe: bool = False) -> None:
@@ -159,12 +165,20 @@ class Inquiry:
         for name in unknown.tasks:
             report = reports.get(name, NO_ANSWER)
             said[name] = weaker(asked.said.get(name, report), report)
-        following = ring.next(keys)
-        if following is not None:
-            return [_Asked(unknown.with_key(following), keys, said, asked_s)]
-        # Where a key was refused before its turn came, it may be the one that knows: then nobody said anything.
-        await self.conclude(unknown, said if len(keys) == len(ring.keys) else {}, asked_s)
-        return ()
+        parts = [(unknown, asked.is_search)]
+        if not asked.keys:
+            due, resting = unknown.parted(lambda name, task: self._is_search_due(task))
+            parts = [(due, True), (resting, False)]
+        left = []
+        for part, is_search in parts:
+            following = ring.next(keys) if is_search else None if asked.keys else ring.turn(self._pass_number, keys)
+            if part.tasks and following is not None:
+                left.append(_Asked(part.with_key(following), keys, said, asked_s, is_search))
+            elif part.tasks:
+                # A key that was not asked, refused or left out on this pass, may be the one that knows: then nobody
+                # said anything.
+                await self.conclude(part, said if len(keys) == len(ring.keys) else {}, asked_s)
+        return left
 
     async def conclude(
         self, batch: Batch, reports: Mapping[str, Report], asked_s: float, lessons: Mapping[int, str] | None = None

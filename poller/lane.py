@@ -15,6 +15,7 @@ import anyio
 
 from poller.asking import Asker, Retrying, Upstream
 from poller.batch import Bench
+from poller.core.keys import LastPass
 from poller.core.model import Channel
 from poller.core.passes import PassCounts
 from poller.core.schedule import backoff_s
@@ -60,6 +61,7 @@ class Lane:
         self.last_counts = PassCounts()
         self.refusals: dict[int, int] = {}
         """By pk, passes in a row in which upstream refused the id alone."""
+        self.last_pass: LastPass | None = None
         self.asker = Asker(
             channel_id,
             gate=tools.gate,

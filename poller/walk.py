@@ -13,6 +13,7 @@ from poller import asking
 from poller.asking import Asker
 from poller.batch import Bench, Tasks, Witness
 from poller.core.batches import Batch, Planner
+from poller.core.keys import LastPass, is_search_due
 from poller.core.model import Channel, Policy, Route, StatusWords, Task
 from poller.core.passes import Page, PassCounts
 from poller.errors import AskReason, DatabaseAway, Defer, PollerError, Stop
@@ -65,6 +66,8 @@ class Walker(Protocol):
     asker: Asker
     refusals: dict[int, int]
     """By pk, passes in a row in which the id was refused alone."""
+    last_pass: LastPass | None
+    """Of the passes that came to their end."""
 
     @property
     def must_stop(self) -> bool: ...
@@ -97,22 +100,30 @@ class Walk:
         self._source = source
         self._recorder = recorder
         self._is_triggered = is_triggered
+        self._policy = rules.policy(self._channel.words)
+        self._last = lane.last_pass
+        self._number = self._last.number + 1 if self._last else 0
         self._inquiry = Inquiry(
             self._channel,
             asker=lane.asker,
             bench=bench,
             recorder=recorder,
-            policy=rules.policy(self._channel.words),
+            policy=self._policy,
             is_triggered=is_triggered,
             counts=self.counts,
             now_s=self._now_s,
             is_over=lambda: self._is_over,
+            is_search_due=self._is_search_due,
+            pass_number=self._number,
         )
         self._workers = 0
         self._worker_done = anyio.Event()
         self._failure: PollerError | None = None
         self._clock_s = 0.0
         """Database time minus our monotonic clock, as of the last page."""
+        self._began_s = 0.0
+        """Database time of the first page."""
+        self._ended_at_pk = 0
 
     def _now_s(self) -> float:
         return self._clock_s + anyio.current_time()
@@ -134,6 +145,14 @@ class Walk:
         if self._failure is not None:
             raise self._failure
         await self._hold_refused()
+        if not self._is_over:
+            self._lane.last_pass = LastPass(self._number, self._began_s, self._ended_at_pk, self._channel.keys)
+
+    def _is_search_due(self, task: Task) -> bool:
+        last = self._last
+        if self._is_triggered or last is None or last.keys != self._channel.keys:
+            return True
+        return is_search_due(task, self._began_s, self._policy, last)
 
     async def _feed(self, group: TaskGroup) -> None:
         planner = Planner(self._channel, self._rules.batch_size, self._rules.page_size, self._inquiry.ring)
@@ -142,6 +161,7 @@ class Walk:
         while not is_last and not self._is_over:
             page = await self._source.page(channel_id, after_pk, self._rules.page_size)
             self._clock_s = page.now_s - anyio.current_time()
+            self._began_s = self._began_s or page.now_s
             if ends_at is None and not page.is_last:
                 ends_at = await self._source.last_pk(channel_id)
             after_pk = page.last_pk
@@ -157,6 +177,7 @@ class Walk:
             await self._conclude_unasked(unaskable)
         for batch in planner.rest():
             await self._send(group, batch)
+        self._ended_at_pk = after_pk
 
     async def _send(self, group: TaskGroup, batch: Batch) -> None:
         """Hand a batch to workers, in parts that upstream can answer, when there is room for them.

@@ -3,18 +3,25 @@
 The keys are tried in order. One that is refused (401, 403), or that does not know the task, means the next key and
 never a verdict: only what all enabled keys say within one pass counts as said by upstream. Whichever key answers is
 remembered by its digest, so that it is asked first from then on.
+
+Asking all keys is a search. A task that was searched for in vain is searched for again after 1, 2, 4 … passes, at most
+so many that a search costs ``_KEYS_A_PASS`` requests a pass; from its deadline on the same again, because then it is
+evidence. On the passes between, one key beside the usual one is tried, another one each time, and what those two do
+not know counts as not answered.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from poller.core.decide import NOT_FOUND
-from poller.core.model import Kind, Report, Secret, Task
+from poller.core.model import Kind, Policy, Report, Secret, Task
 
 _DIGEST_LENGTH: Final = 16
+_KEYS_A_PASS: Final = 4
 _WEIGHTS: Final = {Kind.NO_ANSWER: 0, Kind.UNPROVEN: 1, Kind.ABSENT: 2}
 
 
@@ -35,6 +42,32 @@ def is_unknown(report: Report) -> bool:
 def weaker(first: Report, second: Report) -> Report:
     """The one of two such reports that proves less: all keys together prove no more than the weakest of them."""
     return min(first, second, key=lambda report: _WEIGHTS.get(report.kind, len(_WEIGHTS)))
+
+
+class LastPass(NamedTuple):
+    """What a lane remembers of its last whole pass, to tell which searches are due on the next one."""
+
+    number: int
+    began_s: float
+    last_pk: int
+    keys: tuple[Secret, ...]
+
+
+def is_search_due(task: Task, began_s: float, policy: Policy, last: LastPass) -> bool:
+    """Whether all keys are asked about *task* on a pass that began at *began_s*, should the usual one not know it."""
+    gap = math.ceil(len(last.keys) / _KEYS_A_PASS)
+    if gap <= 1 or task.pk > last.last_pk:
+        return True
+    return _searches(task, began_s, policy, gap) != _searches(task, last.began_s, policy, gap)
+
+
+def _searches(task: Task, at_s: float, policy: Policy, gap: int) -> tuple[bool, float]:
+    """A mark of how many searches are due by *at_s*: after 1, 2, 4 … intervals, then after every *gap* of them."""
+    age_s = at_s - task.submitted_s
+    is_past = age_s >= policy.lifetime_s
+    intervals = (age_s - policy.lifetime_s if is_past else age_s) / policy.interval_s
+    # The fraction tells the two kinds of steps apart.
+    return is_past, math.frexp(intervals)[1] + 0.5 if 1 <= intervals < gap else intervals // gap
 
 
 class KeyRing:
@@ -60,6 +93,12 @@ class KeyRing:
     def next(self, asked: Collection[Secret]) -> Secret | None:
         """The first key that was neither *asked* nor refused; None when there is none."""
         return next((key for key in self.keys if key not in asked and key not in self._refused), None)
+
+    def turn(self, pass_number: int, asked: Collection[Secret]) -> Secret | None:
+        """The key whose turn it is on this pass, or else the next one that was neither *asked* nor refused."""
+        start = pass_number % len(self.keys)
+        following = (*self.keys[start:], *self.keys[:start])
+        return next((key for key in following if key not in asked and key not in self._refused), None)
 
     def refuse(self, key: Secret) -> None:
         """Upstream does not take *key*: no more asks with it in this pass."""

@@ -7,8 +7,9 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.core.keys import KeyRing, digest_of, is_unknown, weaker
-from poller.core.model import ABSENT, NO_ANSWER, UNPROVEN, Kind, Report, Secret
+from poller.core.keys import KeyRing, LastPass, digest_of, is_search_due, is_unknown, weaker
+from poller.core.model import ABSENT, NO_ANSWER, UNPROVEN, Kind, Policy, Report, Secret
+from poller.core.words import DEFAULT_WORDS
 from tests.core.test_batches import KEYS, task
 
 NOT_FOUND = Report(Kind.SAID, "not_found")
@@ -86,3 +87,63 @@ def test_no_order_of_refusals_asks_a_key_twice() -> None:
             if key in refused:
                 ring.refuse(key)
         assert asked == list(KEYS)
+
+
+def test_every_key_has_its_turn() -> None:
+    ring = KeyRing(KEYS)
+    assert [ring.turn(number, KEYS[:1]) for number in range(4)] == [KEYS[1], KEYS[1], KEYS[2], KEYS[1]]
+    ring.refuse(KEYS[1])
+    assert ring.turn(1, KEYS[:1]) == KEYS[2]
+    assert ring.turn(1, KEYS) is None
+
+
+# -- how often all keys are asked ------------------------------------------------------------------------------------
+
+POLICY = Policy(DEFAULT_WORDS, 30.0, 3600.0, True, 3, 300.0)
+SUBMITTED_S = 1_000_000.0
+
+
+def searches(key_count: int, starts_s: list[float], *, submitted_s: float = SUBMITTED_S) -> list[float]:
+    """Ages at which all of *key_count* keys are asked about a task that none of them knows, on passes at *starts_s*."""
+    keys = tuple(Secret(f"key-{number}") for number in range(key_count))
+    one = task(1, submitted_s=submitted_s)
+    found = []
+    last = LastPass(0, starts_s[0] - 30.0, 0, keys)
+    for number, began_s in enumerate(starts_s):
+        if is_search_due(one, began_s, POLICY, last):
+            found.append(began_s - submitted_s)
+        last = LastPass(number, began_s, 1, keys)
+    return found
+
+
+def test_up_to_four_keys_are_all_asked_on_every_pass() -> None:
+    starts = [SUBMITTED_S + 5 + 29.9 * number for number in range(200)]
+    assert all(len(searches(count, starts)) == 200 for count in range(2, 5))
+
+
+def test_a_search_in_vain_is_repeated_ever_more_rarely_and_from_the_deadline_on_again() -> None:
+    starts = [SUBMITTED_S + 10 + 30 * number for number in range(200)]
+    ages = [(age - 10) / 30 for age in searches(50, starts)]
+    assert ages[:7] == [0, 1, 2, 4, 8, 13, 26]
+    assert [age for age in ages if age >= 120][:6] == [120, 121, 122, 124, 128, 133]
+
+
+@given(
+    st.integers(5, 200),
+    st.lists(st.floats(1.0, 300.0), min_size=300, max_size=300),
+    st.floats(-90_000.0, 90_000.0),
+)
+def test_whatever_the_pace_searches_are_bounded_and_none_is_put_off_for_long(
+    key_count: int, waits_s: list[float], ahead_s: float
+) -> None:
+    starts = list(itertools.accumulate(waits_s, initial=SUBMITTED_S + 10))
+    submitted_s = SUBMITTED_S + ahead_s
+    ages = searches(key_count, starts, submitted_s=submitted_s)
+    gap_s = 30.0 * -(-key_count // 4)
+    lasted_s = starts[-1] - starts[0]
+    assert len(ages) <= lasted_s / gap_s + 2 * 9 + 3
+    assert ages[0] == starts[0] - submitted_s
+    # From one search to the next: at most a gap and the pass on which it falls, and what the deadline cuts in two.
+    assert all(later - earlier <= 2 * gap_s + 300 for earlier, later in itertools.pairwise(ages))
+    past = [start - submitted_s for start in starts if start - submitted_s >= POLICY.lifetime_s]
+    assert not past or past[0] in ages

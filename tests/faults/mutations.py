@@ -415,8 +415,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     _one(
         "unknown word taken for failed",
         "core/decide.py",
-        '    return _keep("unknown_word", task)\n\n\ndef progress_of',
-        '    return _settle(Outcome.FAILURE, "failed_word", report)\n\n\ndef progress_of',
+        '    return _keep("unknown_word", task)\n\n\ndef has_flipped',
+        '    return _settle(Outcome.FAILURE, "failed_word", report)\n\n\ndef has_flipped',
         _DECIDE,
     ),
     _one(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tests.faults.mutations import MUTATIONS
 from tests.faults.nemesis import FAULTS
 from tests.faults.plan import HABITS
 
@@ -108,3 +109,11 @@ def test_what_the_catalogue_names_exists() -> None:
         tests = [word for word in words if word.startswith("test_")]
         assert all(re.search(rf"def {test}\b", texts) for test in tests), row
         assert tests or made.intersection(words), row
+
+
+def test_every_planted_bug_still_has_its_place() -> None:
+    for mutation in MUTATIONS:
+        for patch in mutation.patches:
+            texts = [path.read_text() for path in (TESTS.parent / "poller").glob(patch.path)]
+            assert texts, (mutation.name, patch.path)
+            assert all(text.count(patch.old) == 1 for text in texts), (mutation.name, patch.path)

@@ -218,15 +218,104 @@ async def test_a_network_fault_is_not_taken_for_a_wrong_key(make_rig: MakeRig) -
     assert asked == [f"Bearer {KEYS[0]}"]
 
 
+FIFTY = [f"sk-{number:04d}-key" for number in range(50)]
+
+
+async def walk_later(rig: Rig, channel: int, by_s: float = 30.0, **columns: Any) -> None:
+    """A pass *by_s* seconds after the last one: as far as rows and lane can tell."""
+    last = rig.lane(channel).last_pass
+    assert last is not None
+    rig.lane(channel).last_pass = last._replace(began_s=last.began_s - by_s)
+    await rig.gateway.connection.execute("UPDATE tasks SET submit_time = submit_time - $1", int(by_s))
+    await rig.gateway.connection.execute(
+        "UPDATE poller.watch SET sighted_at = sighted_at - make_interval(secs => $1)", by_s
+    )
+    await rig.walk(channel)
+
+
 @within(LIMIT_S)
 async def test_fifty_keys_none_of_which_knows_the_task_end_the_pass_all_the_same(make_rig: MakeRig) -> None:
-    keys = [f"sk-{number:04d}-key" for number in range(50)]
     rig = await make_rig()
-    upstream = Accounts({key: {} for key in keys})
+    upstream = Accounts({key: {} for key in FIFTY})
     async with FaultServer(upstream) as server:
-        channel = await channel_of(rig, server.url, *keys)
+        channel = await channel_of(rig, server.url, *FIFTY)
         await rig.task(channel)
         before = await rig.picture()
         await rig.walk(channel)
         assert await rig.picture() == before
-        assert upstream.keys_asked() == keys
+        assert upstream.keys_asked() == FIFTY
+
+
+@within(LIMIT_S)
+async def test_a_task_that_no_key_knows_costs_a_few_requests_a_pass_and_not_one_for_each_key(make_rig: MakeRig) -> None:
+    rig = await make_rig()
+    upstream = Accounts({key: {"job-3": "processing"} if key == FIFTY[0] else {} for key in FIFTY})
+    async with FaultServer(upstream) as server:
+        channel = await channel_of(rig, server.url, *FIFTY)
+        tasks = [await rig.task(channel, age_s=3.0) for _ in range(3)]
+        before = (await rig.picture())["users"]
+        await rig.walk(channel)
+        upstream.keys_asked()
+        passes = []
+        for _ in range(60):
+            await walk_later(rig, channel)
+            passes.append(upstream.keys_asked())
+        assert sum(map(len, passes)) <= 60 * 6 + 4 * 50
+        # Between searches each key has its turn beside the usual one.
+        for number, keys in enumerate(passes, 1):
+            assert keys in (FIFTY, [FIFTY[0], FIFTY[number % 50 or 1]])
+        # A task that is new, and a person who asks for a poll, do not wait for their turn.
+        await rig.task(channel)
+        await walk_later(rig, channel, 1.0)
+        assert upstream.keys_asked() == FIFTY
+        rig.lane(channel).trigger()
+        await rig.walk(channel)
+        assert upstream.keys_asked() == FIFTY
+        assert [await rig.state(pk) for pk in tasks] == ["IN_PROGRESS"] * 3
+        assert (await rig.picture())["users"][:3] == before
+
+
+@within(LIMIT_S)
+async def test_a_task_that_turns_up_at_another_key_is_found_in_its_turn(make_rig: MakeRig) -> None:
+    rig = await make_rig()
+    upstream = Accounts({key: {} for key in FIFTY})
+    async with FaultServer(upstream) as server:
+        channel = await channel_of(rig, server.url, *FIFTY)
+        pk = await rig.task(channel, age_s=900.0)
+        await rig.walk(channel)
+        upstream.known[FIFTY[5]]["job-1"] = "completed"
+        passes = 0
+        while await rig.state(pk) != "SUCCESS":
+            await walk_later(rig, channel, 1.0)
+            passes += 1
+        assert passes == 5
+
+
+@within(LIMIT_S)
+async def test_what_two_of_fifty_keys_do_not_know_is_no_sighting_and_no_evidence_after_the_deadline(
+    make_rig: MakeRig,
+) -> None:
+    rig = await make_rig(words=NOT_FOUND_FAILS)
+    upstream = Accounts({key: {} for key in FIFTY}, says_not_found=True)
+    async with FaultServer(upstream) as server:
+        channel = await channel_of(rig, server.url, *FIFTY)
+        tasks = [await rig.task(channel, age_s=3400.0)]
+        before = await rig.picture()
+        await rig.walk(channel)
+        assert [note["sightings"] for note in await rig.watched()] == [1]
+        upstream.keys_asked()
+        for _ in range(2):
+            await walk_later(rig, channel)
+            assert len(upstream.keys_asked()) == 2
+            assert [note["sightings"] for note in await rig.watched()] == [1]
+        # The first pass past the deadline searches; one key is refused just then, so nothing was said.
+        del upstream.known[FIFTY[7]]
+        await walk_later(rig, channel, 145.0)
+        assert len(upstream.keys_asked()) == 50
+        assert await rig.gateway.ledger() == []
+        upstream.known[FIFTY[7]] = {}
+        await walk_later(rig, channel)
+        assert len(upstream.keys_asked()) == 50
+        await expect(rig, tasks, ("failure",), before)
+        (entry,) = await rig.gateway.ledger()
+        assert entry["rule"] == "expired"
