@@ -267,10 +267,10 @@ async def test_a_task_that_no_key_knows_costs_a_few_requests_a_pass_and_not_one_
         # A task that is new, and a person who asks for a poll, do not wait for their turn.
         await rig.task(channel)
         await walk_later(rig, channel, 1.0)
-        assert upstream.keys_asked() == FIFTY
+        assert set(upstream.keys_asked()) == set(FIFTY)
         rig.lane(channel).trigger()
         await rig.walk(channel)
-        assert upstream.keys_asked() == FIFTY
+        assert set(upstream.keys_asked()) == set(FIFTY)
         assert [await rig.state(pk) for pk in tasks] == ["IN_PROGRESS"] * 3
         assert (await rig.picture())["users"][:3] == before
 
