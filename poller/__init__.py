@@ -20,7 +20,7 @@ and make the bill right. ::
 ``core.pricing``       what a success costs, by the arithmetic of the gateway that charged it
 ``postgres.settle``    the transaction in which money moves; the SQL itself is in ``postgres/sql/<profile>/settle.sql``
 ``deliver``            what settling left in the outbox, handed to the log database and the cache of the gateway
-``vigil``              what is watched beside the lanes: the queue, and a second writer
+``vigil``              what is watched beside the lanes: the queue, a second writer, drift, notes nobody needs
 ``daemon``, ``wiring``  opens, wires, supervises, drains, aborts
 =====================  ==============================================================================================
 

@@ -55,7 +55,7 @@ class Tasks(Protocol):
 
     async def remember(self, channel_id: int, sightings: Mapping[int, int]) -> None: ...
 
-    async def remember_keys(self, channel_id: int, digests: Mapping[int, tuple[str, str]]) -> None: ...
+    async def remember_keys(self, channel_id: int, digests: Mapping[int, str]) -> None: ...
 
     async def quarantine(self, entries: Sequence[tuple[Task, str, str]]) -> int: ...
 
@@ -254,12 +254,10 @@ class Bench:
         )
 
 
-def _of_open_tasks(lessons: Mapping[int, str], batch: Batch, judged: _Judged) -> dict[int, tuple[str, str]]:
-    """Task id and digest by pk, for those tasks that will be asked about again."""
+def _of_open_tasks(lessons: Mapping[int, str], batch: Batch, judged: _Judged) -> dict[int, str]:
+    """Digests by pk, for those tasks that will be asked about again."""
     over = {task.pk for task, _, _ in (*judged.settles, *judged.refunds)}
-    return {
-        task.pk: (task.task_id, lessons[task.pk]) for task in batch.rows() if task.pk in lessons and task.pk not in over
-    }
+    return {task.pk: lessons[task.pk] for task in batch.rows() if task.pk in lessons and task.pk not in over}
 
 
 _COUNTED_NOTES = frozenset({"unpriced", "unusable_usage", "group_ratio_missing"})

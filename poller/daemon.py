@@ -92,6 +92,7 @@ class Daemon:
         )
         vigil = Vigil(
             parts.watchman,
+            parts.store,
             parts.leases,
             make_auditor(settings, parts, self._replica),
             parts.ledger,
@@ -109,6 +110,7 @@ class Daemon:
             for loop in parts.deliveries.loops:
                 group.start_soon(supervised, f"deliver_{loop.kind}", loop.turn, recorder)
             group.start_soon(supervised, "audit", vigil.audit, recorder)
+            group.start_soon(supervised, "notes", vigil.tidy, recorder)
             await fleet.run()
 
     async def _signals(self, group: TaskGroup, *, task_status: TaskStatus[None]) -> None:

@@ -135,7 +135,7 @@ class Rehearsal:
     async def remember(self, channel_id: int, sightings: Mapping[int, int]) -> None:
         """Nothing: a rehearsal leaves no notes."""
 
-    async def remember_keys(self, channel_id: int, digests: Mapping[int, tuple[str, str]]) -> None:
+    async def remember_keys(self, channel_id: int, digests: Mapping[int, str]) -> None:
         """Nothing, likewise."""
 
     async def quarantine(self, entries: Sequence[tuple[Task, str, str]]) -> int:

@@ -1,4 +1,4 @@
-"""What is watched beside the lanes: the queue, somebody else finishing our tasks, and money that has moved again."""
+"""What is watched beside the lanes: the queue, others that finish our tasks, money that moved again, old notes."""
 
 from __future__ import annotations
 
@@ -40,6 +40,12 @@ class Watchman(Protocol):
     async def quarantined(self) -> int: ...
 
     async def db_now(self) -> float: ...
+
+
+class Notes(Protocol):
+    """What we remember about tasks."""
+
+    async def tidy_notes(self, after_pk: int) -> int: ...
 
 
 class Leases(Protocol):
@@ -100,8 +106,8 @@ class Recorder(Protocol):
 
 
 class Vigil:
-    """Three turns for ``supervised``: ``look`` refreshes the gauges, ``guard`` searches for a second writer, ``audit``
-    compares recent settlements with what the gateway's tables say of them now.
+    """Four turns for ``supervised``: ``look`` refreshes the gauges, ``guard`` searches for a second writer, ``audit``
+    compares recent settlements with what the gateway's tables say of them now, ``tidy`` forgets what nobody needs.
 
     Where a gateway still polls, it refunds outside our guard. Its finals have no row in our ledger: the first one is
     said with the remedy. Without our ledger all finals look so: the guard sees first whether that is there.
@@ -112,6 +118,7 @@ class Vigil:
     def __init__(
         self,
         watchman: Watchman,
+        notes: Notes,
         leases: Leases,
         auditor: Auditor,
         ledger: Ledger,
@@ -122,6 +129,7 @@ class Vigil:
         stops_channels: bool,
     ) -> None:
         self._watchman = watchman
+        self._notes = notes
         self._leases = leases
         self._auditor = auditor
         self._ledger = ledger
@@ -132,6 +140,7 @@ class Vigil:
         self._since_s: float | None = None
         self._from_s = 0.0
         self._said: set[int] = set()
+        self._tidied_pk = 0
 
     async def look(self) -> float:
         """Refresh queue, quarantine and pool gauges."""
@@ -168,6 +177,11 @@ class Vigil:
         if len(self._said) > _REMEMBERED:
             self._said.clear()
         self._from_s = max(self._since_s, now_s - self._pace_s - _OVERLAP_S)
+        return self._pace_s
+
+    async def tidy(self) -> float:
+        """Forget some notes about tasks that are over; turn by turn it goes round all notes."""
+        self._tidied_pk = await self._notes.tidy_notes(self._tidied_pk)
         return self._pace_s
 
     async def audit(self) -> float:

@@ -26,6 +26,7 @@ from poller.postgres.statements import Statement, Statements
 _PAGE_S: Final = 30.0
 """Reading a page without the index walks all finished rows: slow, but not wrong."""
 _HEAVY_AT_ONCE: Final = 8
+_NOTES_AT_ONCE: Final = 1000
 _GROUPS_KEPT: Final = 100_000
 _WORD_LENGTH: Final = 64
 _DETAIL_LENGTH: Final = 2048
@@ -205,12 +206,19 @@ class Store:
             pks = sorted(sightings)
             await self._write(self._statements.remember, channel_id, pks, [sightings[pk] for pk in pks])
 
-    async def remember_keys(self, channel_id: int, digests: Mapping[int, tuple[str, str]]) -> None:
-        """Keep which key of a channel with several answered: by pk, the task id and the digest of the key."""
+    async def remember_keys(self, channel_id: int, digests: Mapping[int, str]) -> None:
+        """Keep which key of a channel with several answered: the digest of the key by pk."""
         if digests:
-            rows = sorted((pk, *said) for pk, said in digests.items())
-            columns = [list(column) for column in zip(*rows, strict=True)]
-            await self._write(self._statements.remember_keys, channel_id, *columns)
+            pks = sorted(digests)
+            await self._write(self._statements.remember_keys, channel_id, pks, [digests[pk] for pk in pks])
+
+    async def tidy_notes(self, after_pk: int) -> int:
+        """Delete notes behind *after_pk* whose task is not open any more, as far as one short look reaches.
+
+        Returns where the next look starts; 0 when there is nothing behind.
+        """
+        (row,) = await self._database.fetch(self._statements.tidy_notes, after_pk, _NOTES_AT_ONCE)
+        return row["last_pk"] or 0
 
     async def quarantine(self, entries: Sequence[tuple[Task, str, str]]) -> int:
         """Leave tasks, each with its reason and a line of detail, to a person; returns how many were not there yet.

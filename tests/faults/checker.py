@@ -33,6 +33,12 @@ def checks() -> dict[str, str]:
     return {path.stem: path.read_text() for path in sorted((_FOLDER / "checks").glob("*.sql"))}
 
 
+@cache
+def unfinished() -> str:
+    """The questions that daemons which run and can work answer by themselves after a while, as one."""
+    return " UNION ALL ".join(f"({checks()[name]})" for name in ("i11_nothing_open", "i17_notes"))
+
+
 async def install(connection: asyncpg.Connection, profile: str) -> None:
     """Witnesses, what the profile owes, and the truth; ``demo`` holds the seed, and nothing has been settled yet."""
     await connection.execute((_FOLDER / "witness.sql").read_text())

@@ -237,8 +237,8 @@ class Rig:
             await self.spawn()
 
     async def _drain(self) -> None:
-        """Wait until nothing is open that the daemons could settle."""
-        question = checker.checks()["i11_nothing_open"]
+        """Wait until nothing is open that the daemons could settle, and nothing noted that they could forget."""
+        question = checker.unfinished()
         began = anyio.current_time()
         with anyio.move_on_after(DRAIN_LIMIT_S):
             while await self.admin(question):

@@ -56,7 +56,7 @@ class Stand:
             await connection.close()
 
     async def is_drained(self) -> bool:
-        return not await self.fetch(checker.checks()["i11_nothing_open"])
+        return not await self.fetch(checker.unfinished())
 
     async def is_walking(self) -> bool:
         """Whether every lane has a holder."""

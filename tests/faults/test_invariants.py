@@ -59,6 +59,7 @@ SEEDED = {
     "i14_untouched": "UPDATE channels SET key = 'other' WHERE id = 1",
     "i15_no_secrets": "UPDATE poller.ledger SET evidence = 'sent demo-key-1' WHERE task_pk = 3",
     "i17_notes": "INSERT INTO poller.watch (task_pk, channel_id, quarantined_at) VALUES (3, 1, now())",
+    "i19_sum": "UPDATE inv.truth SET charged = charged + 1 WHERE task_pk = 3",
     "i18_whole": "INSERT INTO inv.money (tbl, col, row_id, delta, app) VALUES ('users', 'quota', 1, 0.5, 'poller/x')",
 }
 SPLIT = {

@@ -160,7 +160,7 @@ async def test_drift_is_one_error_line_that_names_ten_tasks_and_a_gauge(site):
     for pk in pks[::2]:
         await site.gateway.set_state(pk, "IN_PROGRESS")
     told, lines, _ = recorder()
-    vigil = Vigil(None, None, auditor(site), None, told, dict, pace_s=15.0, stops_channels=False)
+    vigil = Vigil(None, None, None, auditor(site), None, told, dict, pace_s=15.0, stops_channels=False)
     assert await vigil.audit() == 15.0
     assert await vigil.audit() == 15.0
     assert told.metrics.registry.get_sample_value("custompass_ledger_drift_quota") == 120

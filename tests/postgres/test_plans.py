@@ -49,6 +49,10 @@ async def filled(dsn: str, profile: str) -> asyncpg.Connection:
     await connection.execute(f"UPDATE tasks SET status = '{REOPEN[profile]}' WHERE id > $1", FINISHED - 40)
     await connection.execute("VACUUM ANALYZE tasks")
     await connection.execute("INSERT INTO poller.lane (channel_id) SELECT generate_series(0, 19)")
+    await connection.execute(
+        "INSERT INTO poller.watch (task_pk, channel_id, quarantined_at) SELECT n * 100, 1, now()"
+        " FROM generate_series(1, 100) AS n"
+    )
     return connection
 
 
@@ -61,14 +65,14 @@ def rows_read(found: list[dict[str, Any]]) -> int:
     )
 
 
-@pytest.mark.parametrize("name", ["discover", "queue", "finalized", "quarantined", "page", "last"])
+@pytest.mark.parametrize("name", ["discover", "queue", "finalized", "quarantined", "page", "last", "tidy_notes"])
 async def test_no_statement_of_a_pass_reads_the_finished_tasks(make_database, profile_name, name):
     with anyio.fail_after(120):
         connection = await filled(await make_database(profile_name), profile_name)
         since_s = await connection.fetchval(
             "SELECT extract(epoch FROM now())::float8 - 86400 + $1::int", FINISHED - 100
         )
-        args = {"finalized": (since_s,), "page": (3, 0, 50), "last": (3,)}.get(name, ())
+        args = {"finalized": (since_s,), "page": (3, 0, 50), "last": (3,), "tidy_notes": (0, 100)}.get(name, ())
         found = await explained(connection, load(profile_name)[name], *args)
         await connection.close()
     on_tasks = [node for node in found if node.get("Relation Name") == "tasks"]

@@ -16,7 +16,7 @@ from tests.postgres.gateway import MODEL, Site, failed, open_site
 LIMIT_S = 30
 SHARED = (
     "page", "heavy", "channels", "user_groups", "prices", "advance", "lock", "settle", "watched", "remember",
-    "quarantine", "unknown_words",
+    "quarantine", "unknown_words", "tidy_notes",
 )  # fmt: skip
 
 
@@ -174,6 +174,74 @@ async def test_settled_task_is_not_quarantined_afterwards(site):
     (task,) = await site.tasks(channel)
     await site.store.settle([failed(task)])
     assert await site.store.quarantine([(task, "contradiction", "")]) == 0
+
+
+async def test_nothing_is_noted_about_a_task_that_another_replica_has_settled(site):
+    _, channel, pks = await seeded(site, 2)
+    await site.store.settle([failed((await site.tasks(channel))[0])])
+    await site.store.remember(channel, dict.fromkeys(pks, 1))
+    await site.store.remember_keys(channel, dict.fromkeys(pks, "abc"))
+    notes = await site.gateway.rows("SELECT task_pk, sightings, key_digest FROM poller.watch")
+    assert notes == [{"task_pk": pks[1], "sightings": 1, "key_digest": "abc"}]
+
+
+async def test_notes_about_tasks_that_are_over_are_forgotten_and_those_about_open_ones_stay(site):
+    _, channel, pks = await seeded(site, 7)
+    first, *_, known, held, ended = await site.tasks(channel)
+    await site.store.settle([failed(first)])
+    # As another replica may write it while we settle.
+    await site.gateway.connection.execute(
+        "INSERT INTO poller.watch (task_pk, channel_id, sightings) VALUES ($1, $2, 1)", first.pk, channel
+    )
+    await site.store.remember(channel, dict.fromkeys(pks[1:4], 1))
+    await site.store.remember_keys(channel, {known.pk: "abc"})
+    assert await site.store.quarantine([(held, "contradiction", ""), (ended, "contradiction", "")]) == 2
+    await site.gateway.connection.execute("DELETE FROM tasks WHERE id = $1", pks[1])
+    await site.gateway.set_state(pks[2], "SUCCESS")
+    await site.gateway.connection.execute("UPDATE tasks SET platform = 'suno' WHERE id = $1", pks[3])
+    await site.gateway.set_state(ended.pk, "FAILURE")
+    assert await site.store.tidy_notes(0) == ended.pk
+    assert await site.store.tidy_notes(ended.pk) == 0
+    notes = await site.gateway.rows("SELECT task_pk, key_digest, reason FROM poller.watch ORDER BY task_pk")
+    assert notes == [
+        {"task_pk": known.pk, "key_digest": "abc", "reason": ""},
+        {"task_pk": held.pk, "key_digest": "", "reason": "contradiction"},
+    ]
+
+
+async def test_quarantine_of_a_settled_task_that_is_open_again_stays(site):
+    _, channel, (pk,) = await seeded(site, 1)
+    (task,) = await site.tasks(channel)
+    await site.store.settle([failed(task)])
+    await site.gateway.set_state(pk, "IN_PROGRESS")
+    await site.store.quarantine([(task, "ledger_of_another_amount", "")])
+    await site.store.tidy_notes(0)
+    assert len(await site.gateway.rows("SELECT 1 FROM poller.watch")) == 1
+
+
+async def test_note_that_somebody_writes_is_left_for_the_next_round(site):
+    _, channel, (pk,) = await seeded(site, 1)
+    await site.store.remember(channel, {pk: 1})
+    await site.gateway.set_state(pk, "SUCCESS")
+    other = await asyncpg.connect(site.gateway.dsn)
+    async with other.transaction():
+        await other.execute("UPDATE poller.watch SET sightings = 2")
+        with anyio.fail_after(5):
+            await site.store.tidy_notes(0)
+    assert len(await site.gateway.rows("SELECT 1 FROM poller.watch")) == 1
+    await site.store.tidy_notes(0)
+    assert await site.gateway.rows("SELECT 1 FROM poller.watch") == []
+    await other.close()
+
+
+async def test_tidying_goes_round_all_notes(site):
+    await site.gateway.connection.execute(
+        "INSERT INTO poller.watch (task_pk, channel_id) SELECT n, 1 FROM generate_series(1, 1500) AS n"
+    )
+    assert await site.store.tidy_notes(0) == 1000
+    assert await site.store.tidy_notes(1000) == 1500
+    assert await site.store.tidy_notes(1500) == 0
+    assert await site.gateway.rows("SELECT 1 FROM poller.watch") == []
 
 
 async def test_unknown_words_are_counted_by_channel(site):

@@ -7,7 +7,11 @@ WITH note AS MATERIALIZED (
 ),
 kept AS (
     INSERT INTO poller.watch AS w (task_pk, channel_id, sightings, sighted_at)
-    SELECT note.task_pk, $1::bigint, note.sightings, now() FROM note WHERE note.sightings > 0 ORDER BY note.task_pk
+    SELECT note.task_pk, $1::bigint, note.sightings, now()
+    FROM note
+    -- Another replica may have settled it meanwhile. OFFSET keeps this a look-up by key, however the ledger grows.
+    WHERE note.sightings > 0 AND NOT EXISTS (SELECT FROM poller.ledger AS l WHERE l.task_pk = note.task_pk OFFSET 0)
+    ORDER BY note.task_pk
     ON CONFLICT (task_pk) DO UPDATE
         SET channel_id = excluded.channel_id, sightings = excluded.sightings, sighted_at = excluded.sighted_at
     RETURNING w.task_pk
