@@ -46,7 +46,8 @@ class _Asked(NamedTuple):
 
 
 class Inquiry:
-    """The asks of one pass over *channel*. *now_s* tells the database's time, *is_over* that nothing new may begin."""
+    """The asks of one pass over *channel*. *now_s* tells the database's time, *policy* the rules in force, and
+    *is_over* that nothing new may begin."""
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class Inquiry:
         asker: Asker,
         bench: Bench,
         recorder: Recorder,
-        policy: Policy,
+        policy: Callable[[], Policy],
         is_triggered: bool,
         counts: PassCounts,
         now_s: Callable[[], float],
@@ -193,7 +194,7 @@ class Inquiry:
                 batch,
                 reports,
                 now_s=asked_s,
-                policy=self._policy,
+                policy=self._policy(),
                 is_triggered=self._is_triggered,
                 counts=self._counts,
                 lessons=lessons or {},

@@ -13,6 +13,7 @@ from poller import asking
 from poller.asking import Asker
 from poller.batch import Bench, Tasks, Witness
 from poller.core.batches import Batch, Planner
+from poller.core.clock import DatabaseClock
 from poller.core.keys import LastPass, is_search_due
 from poller.core.model import Channel, Policy, Route, StatusWords, Task
 from poller.core.passes import Page, PassCounts
@@ -55,6 +56,7 @@ class Rules:
     batch_size: int
     page_size: int
     max_in_flight: int
+    clock: DatabaseClock = dataclasses.field(default_factory=DatabaseClock)
     is_patient: bool = True
     """Wait for an open breaker within a pass; a one-shot pass ends instead."""
 
@@ -108,7 +110,7 @@ class Walk:
             asker=lane.asker,
             bench=bench,
             recorder=recorder,
-            policy=self._policy,
+            policy=self._policy_now,
             is_triggered=is_triggered,
             counts=self.counts,
             now_s=self._now_s,
@@ -127,6 +129,27 @@ class Walk:
 
     def _now_s(self) -> float:
         return self._clock_s + anyio.current_time()
+
+    def _policy_now(self) -> Policy:
+        """The policy, its ages as much higher as the database's clock is in doubt."""
+        doubt_s, policy = self._rules.clock.doubt_s, self._policy
+        if not doubt_s:
+            return policy
+        grace_s = policy.not_found_grace_s + doubt_s
+        return dataclasses.replace(policy, lifetime_s=policy.lifetime_s + doubt_s, not_found_grace_s=grace_s)
+
+    def _read_clock(self, now_s: float) -> None:
+        clock, own_s = self._rules.clock, anyio.current_time()
+        self._clock_s = now_s - own_s
+        doubted_s = clock.doubt_s
+        if clock.read(now_s, own_s, self._policy.lifetime_s) != doubted_s and not doubted_s:
+            self._recorder.event(
+                "error",
+                "database_clock_leapt",
+                channel_id=self._lane.channel_id,
+                ahead_s=round(clock.doubt_s),
+                advice="deadlines go by our own clock for one lifetime; set the database's clock right",
+            )
 
     @property
     def _is_over(self) -> bool:
@@ -160,7 +183,7 @@ class Walk:
         after_pk, ends_at, is_last = 0, None, False
         while not is_last and not self._is_over:
             page = await self._source.page(channel_id, after_pk, self._rules.page_size)
-            self._clock_s = page.now_s - anyio.current_time()
+            self._read_clock(page.now_s)
             self._began_s = self._began_s or page.now_s
             if ends_at is None and not page.is_last:
                 ends_at = await self._source.last_pk(channel_id)

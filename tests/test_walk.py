@@ -357,3 +357,39 @@ async def test_the_lag_of_a_settlement_counts_the_time_that_asking_took(make_rig
         finished_s = await rig.gateway.connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
         await rig.walk(channel)
     assert (rig.metrics.registry.get_sample_value("custompass_detection_lag_seconds_sum") or 0) >= 0.5
+
+
+# -- a clock that leaps ahead ------------------------------------------------------------------------------
+
+
+@within(LIMIT_S)
+async def test_a_database_whose_clock_leaps_two_hours_ahead_ends_no_young_task(make_rig: MakeRig) -> None:
+    said = {"job-1": "processing", "job-2": "completed", "job-3": "failed", "job-4": "processing", "job-5": "gone"}
+
+    async def answers(request: Request, writer: asyncio.StreamWriter) -> None:
+        items = [{"task_id": name, "status": said[name]} for name in request.ids if said[name] != "gone"]
+        writer.write(response(json.dumps({"code": 0, "data": items}).encode()))
+
+    leap_s = 0.0
+    rig = await make_rig()
+    async with FaultServer(answers) as server:
+        channel = await rig.channel(server.url)
+
+        async def page(*args: Any) -> Page:
+            read = await rig.site.store.page(*args)
+            return read._replace(now_s=read.now_s + leap_s)
+
+        with_source(rig, channel, page=page)
+        young = await rig.task(channel, age_s=300.0)
+        await rig.walk(channel)
+        leap_s = 7200.0
+        tasks = [young, *[await rig.task(channel, age_s=300.0) for _ in range(2)]]
+        tasks += [await rig.task(channel, age_s=4 * 3600.0), await rig.task(channel, age_s=300.0)]
+        await rig.walk(channel, passes=2)
+        # What upstream says is settled; what is too old by any clock is given up; the young go on.
+        assert await states(rig, tasks) == ["IN_PROGRESS", "SUCCESS", "FAILURE", "FAILURE", "IN_PROGRESS"]
+        (leapt,) = [event for event in rig.lines.events if event["event"] == "database_clock_leapt"]
+        assert leapt["ahead_s"] == 7200
+        leap_s = 0.0
+        await rig.walk(channel)
+        assert await states(rig, [young, tasks[4]]) == ["IN_PROGRESS"] * 2
