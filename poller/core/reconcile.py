@@ -2,7 +2,7 @@
 
 A gateway's log does not always name the task that it gave money back for. So tasks and refunds are compared in groups
 that look alike (same user and amount, or same user and task id), newest first: a refund can only be for a task that was
-submitted before it. What is certain is said, what is not is left to a person.
+submitted before it, give or take a day of the clocks. What is certain is said, what is not is left to a person.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from poller.core.model import Outcome, Settlement, State, Task
 
 
 class Candidate(NamedTuple):
-    """A finished task without a ledger row that says that it is owed money. Times are microseconds since the epoch."""
+    """A finished task without a ledger row that says that it is owed money."""
 
     pk: int
     task_id: str
@@ -26,6 +26,7 @@ class Candidate(NamedTuple):
     charged: int
     fail_reason: str
     at_us: int
+    """Microseconds since the epoch: since when a refund may be its own."""
     doubt: str
     """``used``: a failed task that has used something. ``young``: whoever finished it may be about to refund it."""
 

@@ -29,6 +29,8 @@ from poller.postgres.statements import Statement, Statements
 _DAY_S: Final = 86400.0
 _LEDGER_PAGE: Final = 50_000
 _PAGE_S: Final = 120.0
+_CLOCKS_S: Final = 86400.0
+"""How much earlier than a task its refund may seem to be, as in ``reconcile_owed``."""
 _REPAIRED_AT_ONCE: Final = 50
 _DELETED_S: Final = 3600.0
 """How much older than the oldest log row a missing one must be to be taken for deleted with its time."""
@@ -100,7 +102,7 @@ class Reconciler:
             # One transaction does for both cursors where it can: a small pool stays free for repairs.
             beside = reading if logs is self._database else await stack.enter_async_context(self._long(logs))
             await reading.fetch(self._statements.reconcile_owed, since_s)
-            await beside.fetch(self._statements.reconcile_refunds, max(since_s, span.oldest_s))
+            await beside.fetch(self._statements.reconcile_refunds, max(since_s, span.oldest_s) - _CLOCKS_S)
             refunds = _Refunds(beside, self._statements.next_refunds)
             while rows := await reading.fetch(self._statements.next_owed):
                 findings, looked = [], 0

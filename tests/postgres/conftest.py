@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from poller.demo.embedded import Server
+from tests.postgres.books import Books
+from tests.postgres.gateway import open_site
 from tests.postgres.proxy import Proxy
 
 
@@ -26,3 +28,11 @@ async def make_proxy(pg_server: Server) -> AsyncIterator[Callable[[str], Awaitab
     yield make
     for proxy in made:
         await proxy.close()
+
+
+@pytest.fixture
+async def books(make_database, open_database, profile_name) -> AsyncIterator[Books]:
+    """A gateway of each profile whose past is for the test to write."""
+    site = await open_site(make_database, open_database, profile_name)
+    yield Books(site, site.gateway.dsn)
+    await site.gateway.connection.close()

@@ -2,90 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import timedelta
 
 import anyio
 import asyncpg
-import pytest
 
 from poller.core.model import Verdict
-from poller.core.reconcile import Class, Finding
+from poller.core.reconcile import Class
 from poller.postgres.logs_elsewhere import LogCourier, LogDatabase
 from poller.postgres.outbox import Outbox
-from poller.postgres.reconcile import Reconciler
 from poller.postgres.statements import load
-from tests.postgres.gateway import MODEL, Site, failed, open_site, succeeded
+from tests.postgres.books import START, Books, kinds
+from tests.postgres.gateway import failed, open_site, succeeded
 
 LIMIT_S = 120.0
-START = datetime(2026, 1, 1, 12, tzinfo=UTC)
-
-
-class Books:
-    """A gateway with history: tasks that others finished, and log rows that others wrote."""
-
-    def __init__(self, site: Site, dsn: str) -> None:
-        self.site = site
-        self.gateway = site.gateway
-        self.profile = site.gateway.profile
-        self.dsn = dsn
-        self.logs = site.gateway.connection
-
-    async def finished(
-        self, user: int, channel: int, quota: int = 450, used: int = 0, minute: int = 0, **more: Any
-    ) -> int:
-        """A failed task of *minute* that nobody refunded (documented: one that cost *used*)."""
-        at = START + timedelta(minutes=minute)
-        if self.profile == "documented":
-            state = "SUCCESS" if used else "FAILURE"
-            values: dict[str, Any] = {"used_quota": used, "created_at": at, "updated_at": at}
-        else:
-            state = "FAILURE"
-            values = {"submit_time": int(at.timestamp()), "finish_time": int(at.timestamp()) + 60}
-        return await self.gateway.task(user, channel, quota, state, progress="100%", **(values | more))
-
-    async def refunded(self, user: int, pk: int, minute: int, quota: int = 450) -> None:
-        """The log row that a gateway writes when it refunds a task."""
-        at = START + timedelta(minutes=minute)
-        task_id = (await self.gateway.row("tasks", pk))["task_id"]
-        if self.profile == "documented":
-            columns = "user_id, type, quota, model_name, content, created_at"
-            row = (user, "refund", quota, MODEL, "refund", at)
-        elif self.profile == "fork":
-            columns = "user_id, type, content, created_at"
-            named = f"模型: {MODEL}, 任务ID: {task_id}, 补偿 ＄0.000900 额度, 原因: 任务ID: x, 补偿 y"
-            row = (user, 4, f"CustomPass任务失败退费 - {named}", int(at.timestamp()))
-        else:
-            columns = "user_id, type, content, quota, other, created_at"
-            other = f'{{"is_task":true,"task_id":"{task_id}","reason":"x"}}'
-            row = (user, 6, "", quota, other, int(at.timestamp()))
-        marks = ", ".join(f"${place}" for place in range(1, len(row) + 1))
-        query = f"INSERT INTO logs ({columns}) VALUES ({marks})"
-        await self.logs.execute(query, *row)
-
-    def reconciler(self, **more: Any) -> Reconciler:
-        return Reconciler(self.site.database, load(self.profile), replica_id="test", **more)
-
-    async def owed(self, reconciler: Reconciler | None = None, since_s: float = 0.0) -> dict[int, Finding]:
-        reconciler = reconciler or self.reconciler()
-        span = await reconciler.span(since_s)
-        return {each.pk: each async for page in reconciler.owed(since_s, span) for each in page.findings}
-
-    async def contradicted(self, since_s: float = 0.0) -> dict[int, Class]:
-        reconciler = self.reconciler()
-        span = await reconciler.span(since_s)
-        return {each.pk: each.kind async for page in reconciler.ledger(since_s, span) for each in page.findings}
-
-
-@pytest.fixture
-async def books(make_database, open_database, profile_name):
-    site = await open_site(make_database, open_database, profile_name)
-    yield Books(site, site.gateway.dsn)
-    await site.gateway.connection.close()
-
-
-def kinds(found: dict[int, Finding]) -> dict[int, Class]:
-    return {pk: each.kind for pk, each in found.items()}
+DAY = 24 * 60
+"""Minutes."""
 
 
 async def test_a_task_that_ended_before_this_daemon_and_was_never_refunded_is_owed(books: Books):
@@ -111,9 +43,35 @@ async def test_open_tasks_free_ones_and_those_of_others_are_no_candidates(books:
 async def test_what_was_refunded_before_a_task_was_submitted_was_not_for_it(books: Books):
     with anyio.fail_after(LIMIT_S):
         user, channel = await books.gateway.user(), await books.gateway.channel()
-        pk = await books.finished(user, channel, minute=10)
+        pk = await books.finished(user, channel, minute=DAY + 10)
         await books.refunded(user, pk, 5)
         assert kinds(await books.owed()) == {pk: Class.OWED}
+
+
+async def test_a_refund_by_a_clock_that_is_slow_is_still_its_own(books: Books):
+    """A task's times and its refund's may come of two nodes, and of two time zones."""
+    with anyio.fail_after(LIMIT_S):
+        channel = await books.gateway.channel()
+        for slow in (1, 8 * 60):
+            user = await books.gateway.user()
+            pk = await books.finished(user, channel, minute=10)
+            await books.refunded(user, pk, 10 - slow)
+        assert await books.owed() == {}
+        assert await books.owed(since_s=START.timestamp()) == {}
+
+
+async def test_a_task_whose_time_is_no_time_is_refunded_whenever_that_was(books: Books):
+    user, channel = await books.gateway.user(), await books.gateway.channel()
+    far = START.timestamp() + 365 * 86400 * 50
+    if books.profile == "documented":
+        odd = [{"created_at": START + timedelta(days=365 * 50)}]
+    else:
+        odd = [{"submit_time": int(time)} for time in (far, START.timestamp() * 1e3, START.timestamp() * 1e6, -1e15)]
+    with anyio.fail_after(LIMIT_S):
+        for times in odd:
+            pk = await books.finished(user, channel, **times)
+            await books.refunded(user, pk, 5)
+        assert await books.owed() == {}
 
 
 async def test_one_refund_for_two_tasks_that_look_alike_is_for_a_person(books: Books):
@@ -121,7 +79,7 @@ async def test_one_refund_for_two_tasks_that_look_alike_is_for_a_person(books: B
         user, channel = await books.gateway.user(), await books.gateway.channel()
         first = await books.finished(user, channel, minute=0, task_id="same")
         await books.finished(user, channel, minute=1, task_id="same")
-        later = await books.finished(user, channel, minute=9, task_id="same")
+        later = await books.finished(user, channel, minute=DAY + 9, task_id="same")
         await books.refunded(user, first, 5)
         found = await books.owed()
         assert kinds(found) == {first: Class.AMBIGUOUS, later: Class.OWED}

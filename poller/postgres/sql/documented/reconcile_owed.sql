@@ -2,7 +2,8 @@
 -- $1 float8 epoch seconds: only tasks submitted since   locks: none
 -- returns: a cursor in the order of user, key, time (newest first), is_task
 --   key: what a refund's log row is recognised by: its user and amount
---   at_us: microseconds since the epoch; charged: what of it is not owed; doubt: that of core.reconcile.Candidate
+--   at_us: microseconds since the epoch, since when a refund may be its own; charged: what of it is not owed
+--   doubt: that of core.reconcile.Candidate
 --
 -- The order is the server's to make, on its disk when it is long: neither side keeps more than a page of it.
 DECLARE owed NO SCROLL CURSOR FOR
@@ -17,8 +18,13 @@ WITH candidate AS MATERIALIZED (
         t.quota::bigint AS reserved,
         coalesce(t.used_quota, 0)::bigint AS charged,
         coalesce(t.fail_reason, '')::text AS fail_reason,
-        -- NULL is not a time at which money could be given back: taken for the beginning of all.
-        coalesce((extract(epoch FROM t.created_at) * 1000000)::bigint, 0) AS at_us,
+        -- NULL, or a time to come, is no time: taken for the beginning of all. Clocks and time zones of whoever writes
+        -- tasks and log rows differ; nobody knows by how much.
+        CASE
+            WHEN t.created_at BETWEEN to_timestamp(0) AND now() + interval '1 day'
+                THEN (extract(epoch FROM t.created_at - interval '1 day') * 1000000)::bigint
+            ELSE 0
+        END AS at_us,
         (t.quota - coalesce(t.used_quota, 0))::text COLLATE "C" AS key,
         CASE
             WHEN t.status = 'failed' AND coalesce(t.used_quota, 0) <> 0 THEN 'used'

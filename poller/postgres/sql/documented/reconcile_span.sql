@@ -2,7 +2,12 @@
 -- $1 float8 epoch seconds: only tasks submitted, and settlements made, since
 -- locks: none   returns: one row (candidates, settlements, oldest_s: epoch seconds of the oldest candidate or NULL)
 WITH candidate AS (
-    SELECT coalesce((extract(epoch FROM t.created_at) * 1000000)::bigint, 0) AS at_us
+    SELECT
+        CASE
+            WHEN t.created_at BETWEEN to_timestamp(0) AND now() + interval '1 day'
+                THEN (extract(epoch FROM t.created_at) * 1000000)::bigint
+            ELSE 0
+        END AS at_us
     FROM tasks AS t
     WHERE t.platform = 'custompass' AND t.status IN ('completed', 'failed') AND t.quota > coalesce(t.used_quota, 0)
         AND ($1::float8 = 0 OR t.created_at >= to_timestamp($1::float8))

@@ -2,7 +2,8 @@
 -- $1 float8 epoch seconds: only tasks submitted since   locks: none
 -- returns: a cursor in the order of user, key, time (newest first), is_task
 --   key: what a refund's log row is recognised by: its user and the task id in its text
---   at_us: microseconds since the epoch; charged: what of it is not owed; doubt: that of core.reconcile.Candidate
+--   at_us: microseconds since the epoch, since when a refund may be its own; charged: what of it is not owed
+--   doubt: that of core.reconcile.Candidate
 --
 -- The order is the server's to make, on its disk when it is long: neither side keeps more than a page of it.
 DECLARE owed NO SCROLL CURSOR FOR
@@ -17,7 +18,8 @@ WITH candidate AS MATERIALIZED (
         t.quota::bigint AS reserved,
         0::bigint AS charged,
         coalesce(t.fail_reason, '')::text AS fail_reason,
-        submitted.at_s * 1000000 AS at_us,
+        -- The clocks of a gateway's nodes differ; nobody knows by how much.
+        (submitted.at_s - 86400) * 1000000 AS at_us,
         coalesce(t.task_id, '')::text COLLATE "C" AS key,
         CASE
             -- Whoever finished it may be giving the money back right now.
@@ -25,7 +27,11 @@ WITH candidate AS MATERIALIZED (
             ELSE ''
         END AS doubt
     FROM tasks AS t
-    CROSS JOIN LATERAL (SELECT coalesce(nullif(t.submit_time, 0), t.created_at, 0)::bigint AS at_s) AS submitted
+    CROSS JOIN LATERAL (
+        -- Milliseconds, or a time to come, is no time: taken for the beginning of all.
+        SELECT CASE WHEN told.at_s BETWEEN 0 AND extract(epoch FROM now()) + 86400 THEN told.at_s ELSE 0 END AS at_s
+        FROM (SELECT coalesce(nullif(t.submit_time, 0), t.created_at, 0)::bigint AS at_s) AS told
+    ) AS submitted
     WHERE t.platform = 'custompass' AND t.status = 'FAILURE' AND t.quota > 0
         AND submitted.at_s >= $1::float8
         AND NOT EXISTS (SELECT FROM poller.ledger AS l WHERE l.task_pk = t.id)

@@ -1,0 +1,73 @@
+"""A gateway with a past, for tests of what is found in it: tasks that others finished, log rows that others wrote."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from poller.core.reconcile import Class, Finding
+from poller.postgres.reconcile import Reconciler
+from poller.postgres.statements import load
+from tests.postgres.gateway import MODEL, Site
+
+START = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+class Books:
+    """A gateway with history: tasks that others finished, and log rows that others wrote."""
+
+    def __init__(self, site: Site, dsn: str) -> None:
+        self.site = site
+        self.gateway = site.gateway
+        self.profile = site.gateway.profile
+        self.dsn = dsn
+        self.logs = site.gateway.connection
+
+    async def finished(
+        self, user: int, channel: int, quota: int = 450, used: int = 0, minute: int = 0, **more: Any
+    ) -> int:
+        """A failed task of *minute* that nobody refunded (documented: one that cost *used*)."""
+        at = START + timedelta(minutes=minute)
+        if self.profile == "documented":
+            state = "SUCCESS" if used else "FAILURE"
+            values: dict[str, Any] = {"used_quota": used, "created_at": at, "updated_at": at}
+        else:
+            state = "FAILURE"
+            values = {"submit_time": int(at.timestamp()), "finish_time": int(at.timestamp()) + 60}
+        return await self.gateway.task(user, channel, quota, state, progress="100%", **(values | more))
+
+    async def refunded(self, user: int, pk: int, minute: int, quota: int = 450) -> None:
+        """The log row that a gateway writes when it refunds a task."""
+        at = START + timedelta(minutes=minute)
+        task_id = (await self.gateway.row("tasks", pk))["task_id"]
+        if self.profile == "documented":
+            columns = "user_id, type, quota, model_name, content, created_at"
+            row = (user, "refund", quota, MODEL, "refund", at)
+        elif self.profile == "fork":
+            columns = "user_id, type, content, created_at"
+            named = f"模型: {MODEL}, 任务ID: {task_id}, 补偿 ＄0.000900 额度, 原因: 任务ID: x, 补偿 y"
+            row = (user, 4, f"CustomPass任务失败退费 - {named}", int(at.timestamp()))
+        else:
+            columns = "user_id, type, content, quota, other, created_at"
+            other = f'{{"is_task":true,"task_id":"{task_id}","reason":"x"}}'
+            row = (user, 6, "", quota, other, int(at.timestamp()))
+        marks = ", ".join(f"${place}" for place in range(1, len(row) + 1))
+        query = f"INSERT INTO logs ({columns}) VALUES ({marks})"
+        await self.logs.execute(query, *row)
+
+    def reconciler(self, **more: Any) -> Reconciler:
+        return Reconciler(self.site.database, load(self.profile), replica_id="test", **more)
+
+    async def owed(self, reconciler: Reconciler | None = None, since_s: float = 0.0) -> dict[int, Finding]:
+        reconciler = reconciler or self.reconciler()
+        span = await reconciler.span(since_s)
+        return {each.pk: each async for page in reconciler.owed(since_s, span) for each in page.findings}
+
+    async def contradicted(self, since_s: float = 0.0) -> dict[int, Class]:
+        reconciler = self.reconciler()
+        span = await reconciler.span(since_s)
+        return {each.pk: each.kind async for page in reconciler.ledger(since_s, span) for each in page.findings}
+
+
+def kinds(found: dict[int, Finding]) -> dict[int, Class]:
+    return {pk: each.kind for pk, each in found.items()}
