@@ -39,6 +39,8 @@ class Watchman(Protocol):
 
     async def quarantined(self) -> int: ...
 
+    async def unassigned(self) -> tuple[int, Sequence[int]]: ...
+
     async def db_now(self) -> float: ...
 
 
@@ -96,6 +98,8 @@ class Recorder(Protocol):
 
     def quarantined_total(self, count: int) -> None: ...
 
+    def unassigned(self, count: int, task_pks: Sequence[int]) -> None: ...
+
     def pool(self, sizes: dict[str, int]) -> None: ...
 
     def second_writer(self, channel_id: int, task_pks: Sequence[int]) -> None: ...
@@ -143,10 +147,11 @@ class Vigil:
         self._tidied_pk = 0
 
     async def look(self) -> float:
-        """Refresh queue, quarantine and pool gauges."""
+        """Refresh the gauges of queue, quarantine, tasks without a channel, and pool."""
         queue = await self._watchman.queue()
         self._recorder.queue(queue.submitted, queue.processing, queue.oldest_unasked_s)
         self._recorder.quarantined_total(await self._watchman.quarantined())
+        self._recorder.unassigned(*await self._watchman.unassigned())
         self._recorder.pool(self._sizes())
         return self._pace_s
 

@@ -59,10 +59,11 @@ async def _from_database(settings: Settings) -> dict[str, Any]:
 
     async with desk(settings, "status") as at:
         leases = Leases(at.database, at.statements, "command-line", settings.lease_ttl_s)
-        queue = await Watchman(at.database, at.statements).queue()
+        watchman = Watchman(at.database, at.statements)
+        queue, (unassigned, _) = await watchman.queue(), await watchman.unassigned()
         words, mapped, lines = await unknown_words(at)
         return {
-            "now_s": await Watchman(at.database, at.statements).db_now(),
+            "now_s": await watchman.db_now(),
             "profile": at.profile.name,
             "has_index": at.profile.has_index,
             "replicas": await leases.replicas_overview(),
@@ -71,6 +72,7 @@ async def _from_database(settings: Settings) -> dict[str, Any]:
                 "processing": queue.processing,
                 "oldest_unasked_s": queue.oldest_unasked_s,
             },
+            "without_channel": unassigned,
             "lanes": await leases.lanes_overview(),
             "settled_today": await at.inspector.settled_today(),
             "quarantine": await at.inspector.held_reasons(),
@@ -116,6 +118,8 @@ def attention(told: Mapping[str, Any], interval_s: float) -> list[str]:
             found.append(f"{name}: no replica holds its lane")
         elif lane["unasked_s"] is not None and lane["unasked_s"] > _STALE_INTERVALS * interval_s:
             found.append(f"{name}: its pass has been going on for {ago(lane['unasked_s'])}")
+    if lost := told.get("without_channel", 0):
+        found.append(f"{lost} open {'task names' if lost == 1 else 'tasks name'} no channel: nobody can be asked")
     if held := sum(row["tasks"] for row in told.get("quarantine", [])):
         found.append(f"{held} {'task' if held == 1 else 'tasks'} in quarantine (poller tasks list --quarantined)")
     if words := len(told.get("unknown_words", [])):

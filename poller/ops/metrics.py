@@ -119,6 +119,7 @@ class Metrics:
         self.ledger_drift = self._gauge("custompass_ledger_drift_quota", "Quota by which ledger and balances differ")
         self.ledger_missing = self._gauge("custompass_ledger_missing", "1 while the ledger lacks what it held before")
         self.quarantined = self._gauge("custompass_quarantined_tasks", "Tasks kept for a person")
+        self.unassigned = self._gauge("custompass_tasks_without_channel", "Active tasks that name no channel")
         self.detection_lag = self._histogram(
             "custompass_detection_lag_seconds",
             "From the end at upstream to the settlement, where upstream tells",

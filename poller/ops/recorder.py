@@ -37,6 +37,7 @@ class Recorder:
         self._log = logger
         self._wall_clock = wall_clock
         self._repeats = Repeats(clock)
+        self._unassigned: list[int] = []
 
     # -- asking --
 
@@ -151,6 +152,14 @@ class Recorder:
     def quarantined_total(self, count: int) -> None:
         """How many tasks wait for a person now."""
         self.metrics.quarantined.set(count)
+
+    def unassigned(self, count: int, task_pks: Sequence[int]) -> None:
+        """*count* active tasks name no channel, *task_pks* among them; said when they are others than before."""
+        self.metrics.unassigned.set(count)
+        pks, self._unassigned = self._unassigned, list(task_pks)[:10]
+        if count and pks != self._unassigned:
+            remedy = "nobody is asked about them: set tasks.channel_id, or settle them: poller tasks resolve pk:KEY"
+            self._log.warning("tasks_without_channel", count=count, task_pks=self._unassigned, remedy=remedy)
 
     def detection_lag(self, lag_s: float) -> None:
         """Seconds from the end at upstream to the settlement."""

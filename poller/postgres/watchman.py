@@ -52,6 +52,11 @@ class Watchman:
         rows = await self._database.fetch(self._sql.finalized, since_s, timeout_s=_TIMEOUT_S)
         return [(row["pk"], row["channel_id"], row["task_id"]) for row in rows]
 
+    async def unassigned(self) -> tuple[int, list[int]]:
+        """How many active tasks name no channel, counted up to 2000, and the lowest ten of their pks."""
+        (row,) = await self._database.fetch(self._sql.unassigned, timeout_s=_TIMEOUT_S)
+        return int(row["tasks"]), list(row["pks"])
+
     async def quarantined(self) -> int:
         """How many tasks wait for a person."""
         (row,) = await self._database.fetch(self._sql.quarantined, timeout_s=_TIMEOUT_S)

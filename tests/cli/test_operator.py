@@ -454,3 +454,20 @@ async def test_a_lost_ledger_is_gone_without_only_when_somebody_says_so_on_recor
     assert (await in_thread(poller, *accept, SQL_DSN=site.gateway.dsn)).out == "accepted: tasks are settled again\n"
     assert [act["action"] for act in await actions(site)] == ["ledger_loss_accepted"]
     assert (await in_thread(poller, "run", "--once", SQL_DSN=site.gateway.dsn)).code == 0
+
+
+# -- tasks that name no channel --
+
+
+@pytest.mark.parametrize("profile_name", ["fork", "main"])
+async def test_a_task_without_a_channel_is_shown_and_can_be_settled_by_hand(site: Site, poller: Run):
+    _, _, (task,) = await seeded(site, 450)
+    await site.gateway.connection.execute("UPDATE tasks SET channel_id = NULL")
+    shown = await in_thread(poller, "status", SQL_DSN=site.gateway.dsn)
+    assert shown.code == 0, shown.err
+    assert "1 open task names no channel: nobody can be asked" in shown.out
+    resolve = ("tasks", "resolve", f"pk:{task.pk}", "--refund", "--reason", "no channel")
+    done = await in_thread(poller, *resolve, SQL_DSN=site.gateway.dsn)
+    assert done.code == 0, done.err
+    (row,) = await site.gateway.ledger()
+    assert (row["task_pk"], row["channel_id"], row["refunded"]) == (task.pk, 0, 450)

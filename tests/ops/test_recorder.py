@@ -110,6 +110,17 @@ def test_a_reopened_task_is_counted_and_warned_about():
     assert lines.events[0]["level"] == "warning"
 
 
+def test_tasks_without_a_channel_are_counted_and_said_when_they_are_others_than_before():
+    told, lines, _ = recorder()
+    for count, pks in ((0, []), (12, range(1, 13)), (12, range(1, 13)), (13, range(1, 14)), (0, []), (1, [7])):
+        told.unassigned(count, list(pks))
+        assert sample(told, "custompass_tasks_without_channel") == count
+    assert [(event["level"], event["count"], event["task_pks"]) for event in lines.events] == [
+        ("warning", 12, list(range(1, 11))),
+        ("warning", 1, [7]),
+    ]
+
+
 def test_a_refused_settlement_is_no_outcome_and_says_why():
     told, lines, _ = recorder()
     told.settled(settled(Verdict.LOCKED, reason="lock_timeout"), 0.01)

@@ -65,7 +65,9 @@ def rows_read(found: list[dict[str, Any]]) -> int:
     )
 
 
-@pytest.mark.parametrize("name", ["discover", "queue", "finalized", "quarantined", "page", "last", "tidy_notes"])
+@pytest.mark.parametrize(
+    "name", ["discover", "queue", "finalized", "quarantined", "page", "last", "tidy_notes", "unassigned"]
+)
 async def test_no_statement_of_a_pass_reads_the_finished_tasks(make_database, profile_name, name):
     with anyio.fail_after(120):
         connection = await filled(await make_database(profile_name), profile_name)
@@ -80,7 +82,7 @@ async def test_no_statement_of_a_pass_reads_the_finished_tasks(make_database, pr
     assert not [node for node in on_tasks if node["Node Type"] == "Seq Scan"]
     # In documented no index leads to what ended lately: a bounded number of the newest rows is read instead.
     assert rows_read(found) <= (20_000 if (profile_name, name) == ("documented", "finalized") else 200)
-    if name in ("discover", "queue", "page", "last"):
+    if name in ("discover", "queue", "page", "last", "unassigned"):
         assert "poller_active_tasks" in {node.get("Index Name") for node in found}
 
 

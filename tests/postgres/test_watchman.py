@@ -159,3 +159,16 @@ async def test_a_huge_backlog_is_estimated_by_reading_a_part_of_it(watchman, dsn
         await run(dsn, "VACUUM ANALYZE tasks")
         queue = await watchman.queue()
         assert queue.submitted + queue.processing == pytest.approx(80_000, rel=0.02)
+
+
+@pytest.mark.parametrize("profile_name", ["fork", "main"])
+async def test_active_tasks_that_name_no_channel_are_counted_and_named(dsn, open_database, profile_name):
+    with anyio.fail_after(30):
+        database = await open_database(dsn)
+        watchman = Watchman(database, load(profile_name))
+        assert await watchman.unassigned() == (0, [])
+        await add_tasks(dsn, profile_name, 20, status=ACTIVE[profile_name][0])
+        await add_tasks(dsn, profile_name, 8, status=ACTIVE[profile_name][0], channel=0)
+        await run(dsn, "UPDATE tasks SET channel_id = NULL WHERE id <= 4")
+        await run(dsn, "UPDATE tasks SET channel_id = NULL, status = 'SUCCESS' WHERE id = 5")
+        assert await watchman.unassigned() == (12, [1, 2, 3, 4, 21, 22, 23, 24, 25, 26])
