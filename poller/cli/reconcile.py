@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import math
 import re
 import sys
 import time
@@ -18,9 +17,9 @@ import click
 
 from poller.cli.desk import Desk, desk, who
 from poller.cli.reading import read_settings
-from poller.cli.sheet import Sheet, show, stamp
+from poller.cli.sheet import Sheet, show
 from poller.core.model import Verdict
-from poller.core.reconcile import Class, Finding
+from poller.core.reconcile import UNTOLD, Class, Finding
 
 if TYPE_CHECKING:
     from poller.postgres.reconcile import Page, Reconciler, Span
@@ -67,7 +66,7 @@ def _since(_context: click.Context, _parameter: click.Parameter, given: str | No
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with every finding.")
 @click.option("--apply", "is_applied", is_flag=True, help="Give back what is certainly owed, through the ledger, once.")
-@click.option("--yes", "is_sure", is_flag=True, help="With --apply: also tasks older than the logs.")
+@click.option("--yes", "is_sure", is_flag=True, help="No refund is missing in the logs, whatever time they cover.")
 def reconcile(since_s: float, as_json: bool, is_applied: bool, is_sure: bool) -> int:
     """Look for finished tasks that are owed money, and for settlements that tables or logs contradict.
 
@@ -92,7 +91,7 @@ class _Report(contextlib.AbstractContextManager["_Report"]):
         self._quota: Counter[Class] = Counter()
         self._repaired_count = self._repaired_quota = 0
         self._unrepaired: Counter[str] = Counter()
-        self._left = 0
+        self._left = self._untold = 0
 
     @property
     def is_dirty(self) -> bool:
@@ -117,6 +116,7 @@ class _Report(contextlib.AbstractContextManager["_Report"]):
                 self._repaired_quota += finding.quota
         else:
             self._left += 1
+            self._untold += finding.detail in UNTOLD
             if verdict is not None:
                 self._unrepaired[verdict.value] += 1
         if self._as_json:
@@ -142,6 +142,8 @@ class _Report(contextlib.AbstractContextManager["_Report"]):
             )
 
     def _end(self) -> None:
+        if self._untold:
+            self.notes.append(f"{self._untold} tasks may be owed, but no log row can tell; --yes takes them for owed")
         classes = {
             kind.value: {"count": self._counts[kind], "quota": self._quota[kind]}
             for kind in Class
@@ -197,11 +199,11 @@ async def _reconcile(report: _Report, since_s: float, is_applied: bool, is_sure:
             lowers_channels=settings.fork_lower_channel_used_quota,
         )
         span = await reconciler.span(since_s)
-        since_s = _warned(report, span, since_s, is_asked=is_applied and not is_sure)
         report.facts |= {"profile": at.profile.name, "since_s": since_s}
         report.facts |= {"candidates": span.candidates, "settlements": span.settlements}
         with _progress(span) as advance:
-            await _look(report, reconciler.owed(since_s, span), advance, reconciler if is_applied else None)
+            owed = reconciler.owed(since_s, span, is_sure=is_sure)
+            await _look(report, owed, advance, reconciler if is_applied else None)
             await _look(report, reconciler.ledger(since_s, span), advance, None)
         if is_applied:
             await _deliver(at, report)
@@ -217,28 +219,6 @@ async def _look(
                 fate = fates.get(finding.pk)
                 report.tell(finding, None if fate is None else fate.verdict)
             advance(page.looked)
-
-
-def _warned(report: _Report, span: Span, since_s: float, *, is_asked: bool) -> float:
-    """Note that candidates are older than the logs; the time since when to look.
-
-    What older tasks are owed is given back only when a person says so, here or by ``--yes``: where log rows were
-    deleted, a task that was refunded looks like one that is owed.
-    """
-    since_log_s = span.logs_since_s
-    if span.oldest_s is None or (since_log_s is not None and span.oldest_s >= since_log_s):
-        return since_s
-    when = "there is no log row at all" if since_log_s is None else f"the oldest log row is of {stamp(since_log_s)}"
-    doubt = f"{when}: older tasks may have been refunded and the log rows of it deleted; --since leaves them out"
-    report.notes.append(doubt)
-    if not is_asked:
-        return since_s
-    if sys.stdin.isatty() and sys.stderr.isatty():
-        click.echo(f"note: {doubt}", err=True)
-        if click.confirm("Give back also what older tasks are owed?", default=False, err=True):
-            return since_s
-    report.notes.append("older tasks were left out; --yes gives back also what they are owed")
-    return max(since_s, math.inf if since_log_s is None else since_log_s)
 
 
 async def _deliver(at: Desk, report: _Report) -> None:

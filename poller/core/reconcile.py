@@ -8,9 +8,19 @@ submitted before it, give or take a day of the clocks. What is certain is said, 
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from poller.core.model import Outcome, Settlement, State, Task
+
+DOUBTS: Final = {
+    "used": "failed, yet a part counts as used",
+    "young": "finished within 10 minutes: it may be refunded right now",
+    "unlogged": "log rows of refunds begin after it, or nobody has written any since it ended",
+    "untraced": "the guide's own repair SQL would have paid it without a trace",
+}
+"""Why a task without a refund may not be owed, in words."""
+UNTOLD: Final = frozenset({DOUBTS["unlogged"], DOUBTS["untraced"]})
+"""The details that a person can settle who knows what was done."""
 
 
 class Candidate(NamedTuple):
@@ -28,7 +38,7 @@ class Candidate(NamedTuple):
     at_us: int
     """Microseconds since the epoch: since when a refund may be its own."""
     doubt: str
-    """``used``: a failed task that has used something. ``young``: whoever finished it may be about to refund it."""
+    """One of ``DOUBTS``, or empty."""
 
 
 class Class(enum.StrEnum):
@@ -106,10 +116,8 @@ class Weighing:
         """What is wrong with a candidate; None when a refund since its submission can only be its own."""
         self._enter(place)
         owed = task.reserved - task.charged
-        if task.doubt == "used":
-            return _finding(Class.AMBIGUOUS, task, owed, f"failed, yet {task.charged} of {task.reserved} count as used")
-        if not self._refunds and task.doubt == "young":
-            return _finding(Class.AMBIGUOUS, task, owed, "finished within 10 minutes: it may be refunded right now")
+        if task.doubt == "used" or (task.doubt and not self._refunds):
+            return _finding(Class.AMBIGUOUS, task, owed, DOUBTS[task.doubt])
         if not self._refunds:
             return _finding(Class.OWED, task, owed, "no refund since it was submitted")
         if self._claims < self._refunds:

@@ -8,6 +8,7 @@ locks, the same statement, the same ledger key.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -46,7 +47,9 @@ class Span(NamedTuple):
     oldest_s: float | None
     """When the oldest candidate was submitted; None without any."""
     logs_since_s: float | None
-    """When the oldest log row was written; None without any."""
+    """When the oldest log row of a refund was written; None without any."""
+    logs_until_s: float | None
+    """When somebody else last wrote a log row; None without any."""
 
 
 class Page(NamedTuple):
@@ -88,11 +91,14 @@ class Reconciler:
         async with self._long(self._database) as reading:
             (row,) = await reading.fetch(self._statements.reconcile_span, since_s)
         async with self._long(await self._logs()) as reading:
-            (logs,) = await reading.fetch(self._statements.reconcile_oldest_log)
-        return Span(row["candidates"], row["settlements"], row["oldest_s"], logs["oldest_s"])
+            (logs,) = await reading.fetch(self._statements.reconcile_logs)
+        return Span(row["candidates"], row["settlements"], row["oldest_s"], logs["since_s"], logs["until_s"])
 
-    async def owed(self, since_s: float, span: Span) -> AsyncIterator[Page]:
-        """Finished tasks that are owed money for certain, and those that may be."""
+    async def owed(self, since_s: float, span: Span, *, is_sure: bool = False) -> AsyncIterator[Page]:
+        """Finished tasks that are owed money for certain, and those that may be.
+
+        *is_sure*: a person says that no refund is missing in the logs, whatever time they cover.
+        """
         if span.oldest_s is None:
             return
         weighing = Weighing()
@@ -101,7 +107,9 @@ class Reconciler:
             reading = await stack.enter_async_context(self._long(self._database))
             # One transaction does for both cursors where it can: a small pool stays free for repairs.
             beside = reading if logs is self._database else await stack.enter_async_context(self._long(logs))
-            await reading.fetch(self._statements.reconcile_owed, since_s)
+            from_s = math.inf if span.logs_since_s is None else span.logs_since_s
+            until_s = -math.inf if span.logs_until_s is None else span.logs_until_s
+            await reading.fetch(self._statements.reconcile_owed, since_s, from_s, until_s, is_sure)
             await beside.fetch(self._statements.reconcile_refunds, max(since_s, span.oldest_s) - _CLOCKS_S)
             refunds = _Refunds(beside, self._statements.next_refunds)
             while rows := await reading.fetch(self._statements.next_owed):

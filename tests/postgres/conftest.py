@@ -34,5 +34,7 @@ async def make_proxy(pg_server: Server) -> AsyncIterator[Callable[[str], Awaitab
 async def books(make_database, open_database, profile_name) -> AsyncIterator[Books]:
     """A gateway of each profile whose past is for the test to write."""
     site = await open_site(make_database, open_database, profile_name)
-    yield Books(site, site.gateway.dsn)
+    books = Books(site, site.gateway.dsn)
+    await books.vouched()
+    yield books
     await site.gateway.connection.close()

@@ -1,5 +1,8 @@
 -- reconcile_owed: finished tasks without a ledger row that may be owed money, and settlements whose refunds look alike.
--- $1 float8 epoch seconds: only tasks submitted since   locks: none
+-- $1 float8 epoch seconds: only tasks submitted since
+-- $2 float8 $3 float8 epoch seconds: between them the log rows tell of every refund
+-- $4 boolean a person is sure that what log rows cannot tell of was not refunded
+-- locks: none
 -- returns: a cursor in the order of user, key, time (newest first), is_task
 --   key: what a refund's log row is recognised by: its user and amount
 --   at_us: microseconds since the epoch, since when a refund may be its own; charged: what of it is not owed
@@ -30,6 +33,11 @@ WITH candidate AS MATERIALIZED (
             WHEN t.status = 'failed' AND coalesce(t.used_quota, 0) <> 0 THEN 'used'
             -- Whoever finished it may be giving the money back right now.
             WHEN t.updated_at > now() - interval '10 minutes' THEN 'young'
+            WHEN $4::boolean THEN ''
+            WHEN coalesce(t.created_at < to_timestamp($2::float8) OR t.updated_at > to_timestamp($3::float8), true)
+                THEN 'unlogged'
+            -- The guide's own repair SQL pays these, and writes nothing down.
+            WHEN t.status = 'completed' THEN 'untraced'
             ELSE ''
         END AS doubt
     FROM tasks AS t

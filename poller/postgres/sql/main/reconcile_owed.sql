@@ -1,5 +1,8 @@
 -- reconcile_owed: finished tasks without a ledger row that may be owed money, and settlements whose refunds look alike.
--- $1 float8 epoch seconds: only tasks submitted since   locks: none
+-- $1 float8 epoch seconds: only tasks submitted since
+-- $2 float8 $3 float8 epoch seconds: between them the log rows tell of every refund
+-- $4 boolean a person is sure that what log rows cannot tell of was not refunded
+-- locks: none
 -- returns: a cursor in the order of user, key, time (newest first), is_task
 --   key: what a refund's log row is recognised by: its user and the task id in its text
 --   at_us: microseconds since the epoch, since when a refund may be its own; charged: what of it is not owed
@@ -24,6 +27,9 @@ WITH candidate AS MATERIALIZED (
         CASE
             -- Whoever finished it may be giving the money back right now.
             WHEN greatest(t.updated_at, t.finish_time) > extract(epoch FROM now()) - 600 THEN 'young'
+            WHEN $4::boolean THEN ''
+            WHEN submitted.at_s < $2::float8 OR greatest(t.updated_at, t.finish_time, submitted.at_s) > $3::float8
+                THEN 'unlogged'
             ELSE ''
         END AS doubt
     FROM tasks AS t
