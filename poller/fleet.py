@@ -16,6 +16,7 @@ from poller.lane import Lane
 
 _BACKOFF_LAST_S = 15.0
 _HAND_BACK_LIMIT_S = 5.0
+_HAND_BACK_FIRST_S, _HAND_BACK_LAST_S = 0.1, 1.0
 
 
 class LaneState(Protocol):
@@ -68,7 +69,7 @@ class Beat(Protocol):
 class Leases(Protocol):
     """Who may walk which lane; for efficiency, never for correctness."""
 
-    async def beat(self) -> Beat: ...
+    async def beat(self, *, is_leaving: bool = False) -> Beat: ...
 
     async def release(self, channel_ids: Sequence[int] | None = None) -> None: ...
 
@@ -117,6 +118,9 @@ class Fleet:
         self._start_at = anyio.current_time() + start_delay_s
         self._held: dict[int, _Held] = {}
         self._is_draining = False
+        self._has_left = False
+        self._turn = anyio.Lock()
+        """Of talking about all leases: a beat that overlaps with handing them back would take lanes once more."""
         self._wake = anyio.Event()
 
     @property
@@ -129,13 +133,16 @@ class Fleet:
         self._wake.set()
 
     async def run(self) -> None:
-        """Renew and walk for ever. Ends by ``drain`` followed by cancellation."""
+        """Renew and walk until ``drain`` has handed all leases back."""
         outages = 0
         async with anyio.create_task_group() as group:
             while True:
                 self.turned_at = anyio.current_time()
                 try:
-                    beat = await self._leases.beat()
+                    async with self._turn:
+                        if self._has_left:
+                            return
+                        beat = await self._leases.beat(is_leaving=self._is_draining)
                     reach("fleet.beaten")
                 except Defer as away:
                     outages += 1
@@ -161,14 +168,28 @@ class Fleet:
                 await held.is_done.wait()
         for held in waiting:
             held.scope.cancel()
-        with anyio.move_on_after(_HAND_BACK_LIMIT_S, shield=True):
+        with anyio.move_on_after(_HAND_BACK_LIMIT_S, shield=True) as handing_back:
             for held in waiting:
                 await held.is_done.wait()
+            async with self._turn:
+                self._has_left = True
+                await self._hand_all_back()
+        if handing_back.cancelled_caught:
+            # The leases run out by themselves.
+            self._recorder.event("warning", "hand_back_failed", limit=_HAND_BACK_LIMIT_S)
+        return not limit.cancelled_caught
+
+    async def _hand_all_back(self) -> None:
+        tries = 0
+        while True:
             try:
                 await self._leases.release()
+                return
             except Defer as away:
-                self._recorder.event("warning", "hand_back_failed", reason=str(away))
-        return not limit.cancelled_caught
+                tries += 1
+                wait_s = backoff_s(tries, _HAND_BACK_FIRST_S, _HAND_BACK_LAST_S)
+                self._recorder.event("warning", "hand_back_deferred", reason=str(away), retry_in=wait_s)
+            await anyio.sleep(wait_s)
 
     # -- following the leases ----------------------------------------------------------------------------------------
 
@@ -236,5 +257,5 @@ class Fleet:
             await self._leases.release([channel_id])
             reach("fleet.released")
         except Defer as away:
-            # The lease runs out by itself.
-            self._recorder.event("warning", "hand_back_failed", channel_id=channel_id, reason=str(away))
+            # The next beat finds it ours still, and it is walked on until it can be handed back.
+            self._recorder.event("warning", "hand_back_deferred", channel_id=channel_id, reason=str(away))

@@ -54,7 +54,7 @@ async def once(leases: Leases, open_lane: Callable[[int], Lane], renewal_s: floa
         while True:
             await anyio.sleep(renewal_s)
             try:
-                await leases.beat()
+                await leases.beat(is_leaving=True)
             except Defer:
                 # The passes go on: what a lost lease costs is a request asked twice.
                 continue

@@ -34,12 +34,18 @@ class Leases:
         self._beats = list(beats)
         self.count = 0
         self.released: list[Sequence[int] | None] = []
+        self.away = 0
+        """How often handing back meets an outage."""
+        self.beats_last: anyio.Event | None = None
+        """What every beat waits for."""
 
     def then(self, beat: Beat | Exception) -> None:
         self._beats.append(beat)
 
-    async def beat(self) -> Beat:
+    async def beat(self, *, is_leaving: bool = False) -> Beat:
         self.count += 1
+        if self.beats_last is not None:
+            await self.beats_last.wait()
         found = self._beats.pop(0) if len(self._beats) > 1 else self._beats[0]
         if isinstance(found, Exception):
             raise found
@@ -47,6 +53,9 @@ class Leases:
         return found._replace(lanes=tuple(lane for lane in found.lanes if lane.channel_id not in gone))
 
     async def release(self, channel_ids: Sequence[int] | None = None) -> None:
+        if self.away:
+            self.away -= 1
+            raise DatabaseAway("lost")
         self.released.append(channel_ids)
 
 
@@ -252,10 +261,38 @@ async def test_draining_ends_all_lanes_and_hands_all_leases_back() -> None:
         assert await site.fleet.drain(5.0)
         assert site.leases.released == [None]
         assert site.fleet.lanes == {}
-        # Renewals that still come take nothing up again.
-        await site.beaten(3)
-        assert site.fleet.lanes == {}
-        group.cancel_scope.cancel()
+    # And the loop is over: a renewal now would take lanes again.
+    assert site.fleet.lanes == {}
+
+
+@within(LIMIT_S)
+async def test_a_renewal_under_way_is_over_before_leases_are_handed_back() -> None:
+    site = Site(beat(state(1)))
+    async with anyio.create_task_group() as group:
+        group.start_soon(site.fleet.run)
+        await site.beaten()
+        site.leases.beats_last = anyio.Event()
+        await site.beaten(1)
+        group.start_soon(site.fleet.drain, 5.0)
+        await site.of(1).ended.wait()
+        await anyio.wait_all_tasks_blocked()
+        assert site.leases.released == []
+        count = site.leases.count
+        site.leases.beats_last.set()
+    assert site.leases.released == [None]
+    assert site.leases.count == count
+
+
+@within(LIMIT_S)
+async def test_an_outage_while_leases_are_handed_back_is_met_by_another_try() -> None:
+    site = Site(beat(state(1)))
+    async with anyio.create_task_group() as group:
+        group.start_soon(site.fleet.run)
+        await site.beaten()
+        site.leases.away = 2
+        assert await site.fleet.drain(5.0)
+        assert site.leases.released == [None]
+        assert [name for name, _ in site.recorder.events] == ["hand_back_deferred"] * 2
 
 
 @within(LIMIT_S)

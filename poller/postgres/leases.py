@@ -56,14 +56,19 @@ class Leases:
         self._ttl_s = ttl_s
         self._version = version
 
-    async def beat(self) -> Beat:
-        """Renew what is held, find out which channels have work, take free lanes up to the fair share."""
+    async def beat(self, *, is_leaving: bool = False) -> Beat:
+        """Renew what is held, find out which channels have work, take free lanes up to the fair share.
+
+        *is_leaving*: take none, only keep what is held.
+        """
         found = await self._database.fetch(self._sql.discover, timeout_s=_TIMEOUT_S)
         busy = [row["channel_id"] for row in found]
         renewed = await self._database.fetch(
             self._sql.renew, self._replica_id, self._ttl_s, self._version, busy, timeout_s=_TIMEOUT_S
         )
-        taken = await self._database.fetch(self._sql.take, self._replica_id, self._ttl_s, timeout_s=_TIMEOUT_S)
+        taken = await self._database.fetch(
+            self._sql.take, self._replica_id, self._ttl_s, is_leaving, timeout_s=_TIMEOUT_S
+        )
         new = [row for row in taken if row["channel_id"] is not None]
         return Beat(
             lanes=tuple(LaneState(*(row[name] for name in LaneState._fields)) for row in (*renewed, *new)),

@@ -66,6 +66,17 @@ async def test_one_replica_takes_every_lane_with_work(fleet):
         assert 0 <= now_s - lane.now_s < 30
 
 
+async def test_a_replica_that_is_leaving_keeps_its_lanes_and_takes_no_other(fleet):
+    with anyio.fail_after(30):
+        await fleet.work(1, 2)
+        leaving = await fleet.replica("a")
+        await leaving.beat()
+        await fleet.work(1, 2, 3)
+        beat = await leaving.beat(is_leaving=True)
+        assert (held(beat), beat.share) == ([1, 2], 3)
+        assert held(await leaving.beat()) == [1, 2, 3]
+
+
 async def test_a_fleet_without_work_beats_all_the_same(fleet):
     with anyio.fail_after(30):
         beat = await (await fleet.replica("a")).beat()

@@ -1,5 +1,5 @@
 -- take: free and expired lanes with work, up to a fair share of the fleet's lanes.
--- $1 text replica   $2 float8 seconds a lease lasts
+-- $1 text replica   $2 float8 seconds a lease lasts   $3 boolean take none: this replica is about to leave
 -- locks: the lanes it takes; a lane that somebody else is taking is passed over
 -- returns: one row a lane taken, or a single row with NULL for the lane; each row with the figures of the fleet
 WITH fleet AS (
@@ -32,7 +32,7 @@ free AS (
             OR lane.lease_until > now() + 2 * make_interval(secs => $2::float8)
         )
     ORDER BY lane.pass_started_at NULLS FIRST, lane.channel_id
-    LIMIT (SELECT greatest(0, share - held) FROM fair)
+    LIMIT (SELECT CASE WHEN $3::boolean THEN 0 ELSE greatest(0, share - held) END FROM fair)
     FOR UPDATE SKIP LOCKED
 ),
 taken AS (
