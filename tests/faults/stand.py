@@ -15,7 +15,6 @@ import asyncpg
 from poller import crashpoints, daemon
 from poller.demo import world
 from poller.demo.fates import Lives
-from poller.demo.simulator import Simulator
 from poller.demo.troubles import Trouble
 from poller.ops.metrics import Metrics
 from poller.ops.recorder import Recorder
@@ -23,6 +22,7 @@ from poller.settings import load
 from tests.e2e.harness import truth_of, until, upstream
 from tests.faults import checker
 from tests.faults.proxy import Proxy
+from tests.faults.upstream import PatientSimulator
 from tests.ops.things import Lines
 
 TASKS = 24
@@ -83,10 +83,11 @@ class Stand:
         thread.start()
         thread.join()
 
-    async def settle_all(self, replicas: int, watcher: Callable[[str, Callable[[], None]], None], is_over) -> None:  # type: ignore[no-untyped-def]
-        """Run daemons in this process until *is_over* and nothing is open; one that ends is started again.
+    async def settle_all(self, helpers: int, watcher: Callable[[str, Callable[[], None]], None], is_over) -> None:  # type: ignore[no-untyped-def]
+        """Run a daemon in this process until *is_over* and nothing is open; one that ends is started again.
 
-        *watcher* is called at every label, with a way to cancel the daemons as a whole.
+        *helpers* more come once it holds all lanes, and want theirs. *watcher* is called at every label, with a way to
+        cancel the daemons as a whole.
         """
         found = load(self.settings).settings
         scopes: set[anyio.CancelScope] = set()
@@ -105,7 +106,10 @@ class Stand:
         crashpoints.watch(lambda label: watcher(label, cancel))
         try:
             async with anyio.create_task_group() as group:
-                for _ in range(replicas):
+                group.start_soon(keep_one)
+                if helpers:
+                    await until(self.is_walking)
+                for _ in range(helpers):
                     group.start_soon(keep_one)
                 await until(is_over, limit_s=60)
                 await until(self.is_drained, limit_s=60)
@@ -120,12 +124,12 @@ async def stand(
 ) -> AsyncIterator[Stand]:
     """A seeded stand on the empty database *dsn*, whose server listens on *socket*; used inside of a test.
 
-    Tasks take *shortest_s* at upstream and up to 0.8 s more.
+    Tasks take *shortest_s* at upstream and up to 0.8 s more, from when they are first asked about.
     """
     lives = Lives(seed=3, shortest_s=shortest_s, typical_s=0.2, longest_s=shortest_s + 0.8)
     odd = Trouble(unknown_word=0.5, not_found=0.5, heals_after_s=1.5)
     troubles = {f"/ch{n}": odd for n in (1, 2, 3, 4)} if circumstance in ("trouble", "not_found") else {}
-    simulator = Simulator(lives=lives, troubles=troubles)
+    simulator = PatientSimulator(lives=lives, troubles=troubles)
     proxy = Proxy(lambda: socket)
     await proxy.start()
     try:
