@@ -19,7 +19,7 @@ from poller.core.evidence import clean_text
 from poller.core.model import Outcome, Settled, Settlement, Task, Verdict
 from poller.core.schedule import backoff_s, jitter
 from poller.crashpoints import reach
-from poller.errors import DatabaseAway, Defer, LedgerMissing
+from poller.errors import DatabaseAway, Defer, LedgerMissing, Misconfigured
 from poller.postgres.columns import columns, is_sound
 from poller.postgres.database import Database
 from poller.postgres.faults import Fault, StatementFailed
@@ -33,6 +33,11 @@ _LOCK_BUDGET_S: Final = 10.0
 _REASON_LENGTH: Final = 2048
 _UNIQUE: Final = "23505"
 """No task can cause it, as the ledger's key is met by ON CONFLICT: a sequence stands behind its table, of logs say."""
+
+_OTHER_GATEWAY: Final = (
+    "schema: tasks has columns of another gateway since this program looked: nothing is settled by the rules of the "
+    "former one; restart this program"
+)
 
 Quarantine = Callable[[Sequence[tuple[Task, str, str]]], Awaitable[int]]
 
@@ -104,7 +109,7 @@ class Settler:
         Ordinarily one transaction. Locks, deadlocks: up to 3 tries, then halves until the held task is alone and left
         as LOCKED. Data that cannot be stored: halves at once, and QUARANTINED, once more without ``data`` first.
         Raises DatabaseAway when the database stayed away and nothing was settled; when only a part was, the rest comes
-        back as LOCKED.
+        back as LOCKED. Raises Misconfigured when the gateway has become one of another profile.
         """
         run = _Run(uuid.uuid4())
         batch = []
@@ -175,6 +180,8 @@ class Settler:
                     # From here on nobody can empty the ledger: having read it, the transaction keeps it locked.
                     if not locked["is_ledger_whole"]:
                         raise LedgerMissing("a settlement that it held is gone")
+                    if not locked["is_of_profile"]:
+                        raise Misconfigured(_OTHER_GATEWAY)
                     reach("settle.locked")
                     rows = await transaction.fetch(
                         self._statement,

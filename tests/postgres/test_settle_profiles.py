@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from poller.core.model import Advance, State, Task, Verdict
+from poller.errors import Misconfigured
 from tests.postgres.gateway import MODEL, Site, failed, open_site, succeeded
 
 CONTEXT = {"model_ratio": 2, "group_ratio": 0.8, "other_ratios": {"seconds": 5}, "origin_model_name": "gpt-video"}
@@ -356,6 +357,24 @@ async def test_main_tells_the_caches_of_the_user_and_the_token(opened):
             ("user_cache", {"user_id": user, "delta": 450}),
         ]
         assert len(await logs(site)) == 1
+
+
+@pytest.mark.parametrize(
+    ("profile", "column"),
+    [("documented", "submit_time"), ("documented", "private_data"), ("fork", "private_data"), ("main", "token_id")],
+)
+async def test_nothing_is_settled_by_the_rules_of_a_gateway_that_was_replaced_meanwhile(opened, profile, column):
+    """What a subscription paid would else go to the wallet."""
+    async with opened(profile) as site:
+        user, _, task = await one(site)
+        await site.gateway.connection.execute(f"ALTER TABLE tasks ADD COLUMN {column} json")
+        with pytest.raises(Misconfigured, match="restart"):
+            await site.store.settle([failed(task)])
+        assert await site.gateway.balance(user) == (1000, 5000)
+        assert await site.gateway.ledger() == []
+        await site.gateway.connection.execute(f"ALTER TABLE tasks DROP COLUMN {column}")
+        (fate,) = await site.store.settle([failed(task)])
+        assert fate.verdict is Verdict.SETTLED
 
 
 @pytest.mark.parametrize("profile", ["fork", "main"])

@@ -2,7 +2,8 @@
 -- $1 bigint[] pks   $2 bigint[] those of them that may move money   $3 text lock_timeout in milliseconds
 -- $4 boolean whether channels are lowered too (profile fork)
 -- locks: task rows of our platform, then users, each in id order, until the transaction ends
--- returns: one row, how many of each were locked, and whether the ledger still holds what it held (see ledger_note)
+-- returns: one row, how many of each were locked, and whether the ledger still holds what it held (see ledger_note),
+--   and whether tasks still is this profile's table
 --
 -- Each kind waits for the one before it because it reads its result: the order of CTEs alone means nothing. The
 -- arrays go through sub-selects so that the planner never weighs their length: it shall use the keys, always.
@@ -47,4 +48,10 @@ SELECT
         FROM poller.control AS c
         WHERE c.ledger_at > now() - interval '7 days'
             AND NOT EXISTS (SELECT FROM poller.ledger AS l WHERE l.task_pk = c.ledger_pk)
-    ) AS is_ledger_whole
+    ) AS is_ledger_whole,
+    -- A gateway that is upgraded under us alters the table; while we hold rows of it, it cannot.
+    NOT EXISTS (
+        SELECT
+        FROM pg_attribute AS a
+        WHERE a.attrelid = 'tasks'::regclass AND a.attname IN ('token_id', 'private_data', 'submit_time') AND NOT a.attisdropped
+    ) AS is_of_profile
