@@ -177,7 +177,7 @@ async def test_without_its_ledger_the_daemon_suspects_nobody_of_writing_its_task
     with anyio.fail_after(LIMIT_S):
         told = Told()
         watchman = Watchman(site.database, load(site.gateway.profile))
-        vigil = Vigil(watchman, None, None, ledger_of(site), told, dict, pace_s=15.0, stops_channels=False)
+        vigil = Vigil(watchman, None, None, None, ledger_of(site), told, dict, pace_s=15.0, stops_channels=False)
         await vigil.guard()
         await settled(site)
         await vigil.guard()
