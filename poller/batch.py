@@ -6,14 +6,13 @@ which the next pass sees again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import anyio
 
-from poller.core import evidence
+from poller.core import evidence, settlements
 from poller.core.batches import Batch
 from poller.core.decide import decide, has_flipped
 from poller.core.model import (
@@ -35,11 +34,10 @@ from poller.core.model import (
 from poller.core.passes import PassCounts
 from poller.core.pricing import PriceBook
 from poller.core.ratios import is_plausible
+from poller.core.refunds import RefundLimit
 from poller.crashpoints import reach
 
-_FAILED_WITHOUT_WORDS = "upstream reported failure without a reason"
 _QUIET_KEEPS = frozenset({"final", "processing", "absent", "no_answer", "not_found"})
-_FAIL_REASON_LIMIT = 2048
 
 
 class Tasks(Protocol):
@@ -48,6 +46,8 @@ class Tasks(Protocol):
     async def prices(self) -> PriceBook: ...
 
     async def user_groups(self, ids: Sequence[int]) -> dict[int, str]: ...
+
+    async def refunded_within_hour(self, channel_id: int) -> int: ...
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]: ...
 
@@ -68,6 +68,10 @@ class Witness(Protocol):
     def settled(self, settled: Settled, duration_s: float) -> None: ...
 
     def flipped(self, settled: Settled, said: Outcome) -> None: ...
+
+    def refunds_held(self, channel_id: int, limit: int, given: int) -> None: ...
+
+    def refunds_released(self, channel_id: int) -> None: ...
 
     def advanced(self, channel_id: int, count: int) -> None: ...
 
@@ -90,14 +94,29 @@ class _Judged:
     advances: list[tuple[Task, Advance]] = field(default_factory=list)
     sightings: dict[int, int] = field(default_factory=dict)
     words: dict[str, tuple[int, str]] = field(default_factory=dict)
+    waiting: set[int] = field(default_factory=set)
+    """Pks among them that the limit of refunds leaves open."""
 
 
 class Bench:
     """Judges the batches of one lane and has the judgement carried out."""
 
-    def __init__(self, tasks: Tasks, witness: Witness) -> None:
+    def __init__(self, tasks: Tasks, witness: Witness, max_refund_per_hour: int | None = None) -> None:
         self._tasks = tasks
         self._witness = witness
+        self._refunds = RefundLimit(max_refund_per_hour)
+        self._is_holding = False
+
+    async def begin_pass(self, channel_id: int) -> None:
+        """Learn what was given back lately, where there is a limit to it. Raises DatabaseAway."""
+        if self._refunds.limit is not None:
+            self._refunds.begin(await self._tasks.refunded_within_hour(channel_id))
+
+    def end_pass(self, channel_id: int, counts: PassCounts) -> None:
+        """A whole pass ended: when no refund had to wait on it any more, that is said."""
+        if self._is_holding and not counts.refunds_held:
+            self._is_holding = False
+            self._witness.refunds_released(channel_id)
 
     async def conclude(
         self,
@@ -194,24 +213,29 @@ class Bench:
         if book is not None:
             wanted = {task.user_id for task, settle, _ in judged.settles if book.needs_group(task)}
             groups = await self._tasks.user_groups(sorted(wanted)) if wanted else {}
-        settlements = [_expired(task, give_up, report) for task, give_up, report in judged.refunds]
+        wishes = [settlements.expired(*given_up) for given_up in judged.refunds]
         for task, settle, report in judged.settles:
             if settle.outcome is Outcome.FAILURE:
-                settlements.append(_failed(task, settle, report))
+                wishes.append(settlements.failed(task, settle, report))
             else:
                 assert book is not None
                 priced = self._priced(channel, task, settle, report, book, groups.get(task.user_id))
                 if priced.charged is None or is_plausible(priced.charged, task.reserved):
-                    settlements.append(priced)
+                    wishes.append(priced)
                 else:
                     said = f"usage comes to {priced.charged} where {task.reserved} was reserved"
                     judged.holds.append((task, "charge_implausible", f"{said}; {priced.evidence}"))
+        admitted, waiting = self._refunds.admit(wishes)
+        if waiting:
+            self._hold_back(channel, waiting, counts)
+            judged.waiting |= {each.task.pk for each in waiting}
         started_s = anyio.current_time()
-        fates = await self._tasks.settle(settlements)
+        fates = await self._tasks.settle(admitted) if admitted else []
         duration_s = anyio.current_time() - started_s
-        wishes = {each.task.pk: each for each in settlements}
+        by_pk = {each.task.pk: each for each in admitted}
         for fate in fates:
-            wish = wishes[fate.task.pk]
+            wish = by_pk[fate.task.pk]
+            self._refunds.correct(wish, fate)
             self._witness.settled(fate, duration_s)
             if has_flipped(wish, fate):
                 self._witness.flipped(fate, wish.outcome)
@@ -223,6 +247,15 @@ class Bench:
                     self._witness.detection_lag(max(0.0, now_s + duration_s - wish.finished_s))
             elif fate.verdict is Verdict.QUARANTINED:
                 counts.quarantined += 1
+
+    def _hold_back(self, channel: Channel, waiting: Sequence[Settlement], counts: PassCounts) -> None:
+        """Leave refunds beyond the limit for a later pass; once until they are through, a person is called."""
+        counts.kept += len(waiting)
+        counts.refunds_held += len(waiting)
+        counts.quota_held += sum(each.task.reserved for each in waiting)
+        if not self._is_holding:
+            self._is_holding = True
+            self._witness.refunds_held(channel.id, self._refunds.limit or 0, self._refunds.given)
 
     def _priced(
         self,
@@ -239,24 +272,12 @@ class Bench:
         for note in (charge.source, *charge.notes):
             if note in _COUNTED_NOTES:
                 self._witness.anomaly(channel.id, note)
-        usage = settle.usage
-        return Settlement(
-            task=task,
-            outcome=Outcome.SUCCESS,
-            charged=charge.charged,
-            rule=settle.reason,
-            price_source=charge.source,
-            prompt_tokens=(usage.prompt or 0) if usage else 0,
-            completion_tokens=(usage.completion or 0) if usage else 0,
-            data=evidence.storable_json(settle.payload),
-            evidence=evidence.evidence_of(report),
-            finished_s=settle.finished_s,
-        )
+        return settlements.succeeded(task, settle, report, charge)
 
 
 def _of_open_tasks(lessons: Mapping[int, str], batch: Batch, judged: _Judged) -> dict[int, str]:
     """Digests by pk, for those tasks that will be asked about again."""
-    over = {task.pk for task, _, _ in (*judged.settles, *judged.refunds)}
+    over = {task.pk for task, _, _ in (*judged.settles, *judged.refunds)} - judged.waiting
     return {task.pk: lessons[task.pk] for task in batch.rows() if task.pk in lessons and task.pk not in over}
 
 
@@ -266,31 +287,3 @@ _COUNTED_NOTES = frozenset({"unpriced", "unusable_usage", "group_ratio_missing"}
 def _is_known(word: str, policy: Policy) -> bool:
     words = policy.words
     return word in words.processing or word in words.success or word in words.failed
-
-
-def _failed(task: Task, settle: Settle, report: Report) -> Settlement:
-    return Settlement(
-        task=task,
-        outcome=Outcome.FAILURE,
-        charged=0,
-        rule=settle.reason,
-        fail_reason=evidence.clean_text(settle.error, _FAIL_REASON_LIMIT) or _FAILED_WITHOUT_WORDS,
-        data=evidence.storable_json(settle.payload),
-        evidence=evidence.evidence_of(report),
-        finished_s=settle.finished_s,
-    )
-
-
-def _expired(task: Task, give_up: GiveUp, report: Report) -> Settlement:
-    reason = give_up.detail or "no result before the deadline"
-    # The old payload would contradict the row: its inner status is still an open one.
-    data = json.dumps({"task_id": task.upstream_id, "status": "timeout", "error": reason}, ensure_ascii=False)
-    return Settlement(
-        task=task,
-        outcome=Outcome.FAILURE,
-        charged=0,
-        rule="expired",
-        fail_reason=reason,
-        data=evidence.storable_json(data.encode("utf-8", "replace")),
-        evidence=evidence.evidence_of(report),
-    )

@@ -73,7 +73,7 @@ class Lane:
         )
         self._rules = rules
         self._tools = tools
-        self._bench = Bench(tools.source, tools.recorder)
+        self._bench = Bench(tools.source, tools.recorder, rules.max_refund_per_hour)
         self._due_at = anyio.current_time()
         self._is_leaving = False
         self._is_triggered = False

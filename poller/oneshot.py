@@ -29,6 +29,8 @@ class Source(Protocol):
 
     async def user_groups(self, ids: Sequence[int]) -> dict[int, str]: ...
 
+    async def refunded_within_hour(self, channel_id: int) -> int: ...
+
 
 async def once(leases: Leases, open_lane: Callable[[int], Lane], renewal_s: float) -> list[PassCounts]:
     """Walk every lane that can be had, once. The leases are handed back whatever happens.
@@ -111,6 +113,10 @@ class Rehearsal:
     async def user_groups(self, ids: Sequence[int]) -> dict[int, str]:
         """As the source has it."""
         return await self._source.user_groups(ids)
+
+    async def refunded_within_hour(self, channel_id: int) -> int:
+        """As the source has it."""
+        return await self._source.refunded_within_hour(channel_id)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]:
         """Print each settlement with the amounts as they were read."""

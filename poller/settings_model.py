@@ -22,6 +22,7 @@ from poller.settings_values import (
     Host,
     Numbers,
     Proxy,
+    Quota,
     RedisUrl,
     Seconds,
     UrlPath,
@@ -125,6 +126,13 @@ class Settings:
     )
     not_found_grace_s: Seconds = _setting(
         "5m", "CUSTOM_PASS_NOT_FOUND_GRACE", "age of a task before not_found counts, where it is listed", 0, _YEAR
+    )
+    max_refund_per_hour: Quota = _setting(
+        None,
+        "CUSTOM_PASS_MAX_REFUND_PER_HOUR",
+        "most quota that failed tasks of one channel give back within an hour; beyond it money waits",
+        1,
+        10**15,
     )
     channel_types: Numbers = _setting(
         "51,52,53", "CUSTOM_PASS_CHANNEL_TYPES", "channel types that health checks expect"

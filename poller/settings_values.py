@@ -74,6 +74,11 @@ def whole(raw: object) -> int:
     return int(text)
 
 
+def quota(raw: object) -> int | None:
+    """A whole number of quota, or None where there is no limit."""
+    return None if raw is None else whole(raw)
+
+
 def flag(raw: object) -> bool:
     """True or false."""
     if isinstance(raw, bool):
@@ -206,6 +211,7 @@ def _text(raw: object) -> str:
 Seconds = Annotated[float, BeforeValidator(duration_s), Expected("a duration such as 30, 30s, 500ms, 2m or 1h")]
 Bytes = Annotated[int, BeforeValidator(size_bytes), Expected("a size such as 10MB or 512KiB", "size")]
 Count = Annotated[int, BeforeValidator(whole), Expected("a whole number")]
+Quota = Annotated[int | None, BeforeValidator(quota), Expected("a whole number of quota")]
 Flag = Annotated[bool, BeforeValidator(flag), Expected("true or false")]
 Words = Annotated[tuple[str, ...], BeforeValidator(words), Expected("words separated by commas")]
 Numbers = Annotated[tuple[int, ...], BeforeValidator(whole_numbers), Expected("whole numbers separated by commas")]

@@ -57,6 +57,8 @@ class Rules:
     page_size: int
     max_in_flight: int
     clock: DatabaseClock = dataclasses.field(default_factory=DatabaseClock)
+    max_refund_per_hour: int | None = None
+    """Quota that one channel may give back for failed tasks within an hour; None: no limit."""
     is_patient: bool = True
     """Wait for an open breaker within a pass; a one-shot pass ends instead."""
 
@@ -105,6 +107,7 @@ class Walk:
         self._policy = rules.policy(self._channel.words)
         self._last = lane.last_pass
         self._number = self._last.number + 1 if self._last else 0
+        self._bench = bench
         self._inquiry = Inquiry(
             self._channel,
             asker=lane.asker,
@@ -124,7 +127,7 @@ class Walk:
         self._clock_s = 0.0
         """Database time minus our monotonic clock, as of the last page."""
         self._began_s = 0.0
-        """Database time of the first page."""
+        """When the first page was read."""
         self._ended_at_pk = 0
 
     def _now_s(self) -> float:
@@ -169,22 +172,24 @@ class Walk:
             raise self._failure
         await self._hold_refused()
         if not self._is_over:
+            self._bench.end_pass(self._lane.channel_id, self.counts)
             self._lane.last_pass = LastPass(self._number, self._began_s, self._ended_at_pk, self._channel.keys)
 
     def _is_search_due(self, task: Task) -> bool:
         last = self._last
         if self._is_triggered or last is None or last.keys != self._channel.keys:
             return True
-        return is_search_due(task, self._began_s, self._policy, last)
+        return is_search_due(task, self._began_s, self._policy_now(), last)
 
     async def _feed(self, group: TaskGroup) -> None:
         planner = Planner(self._channel, self._rules.batch_size, self._rules.page_size, self._inquiry.ring)
         channel_id = self._lane.channel_id
         after_pk, ends_at, is_last = 0, None, False
+        await self._bench.begin_pass(channel_id)
         while not is_last and not self._is_over:
             page = await self._source.page(channel_id, after_pk, self._rules.page_size)
             self._read_clock(page.now_s)
-            self._began_s = self._began_s or page.now_s
+            self._began_s = self._began_s or self._now_s()
             if ends_at is None and not page.is_last:
                 ends_at = await self._source.last_pk(channel_id)
             after_pk = page.last_pk

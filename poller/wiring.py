@@ -211,6 +211,7 @@ def rules(settings: Settings, *, is_patient: bool = True) -> Rules:
         batch_size=settings.batch_size,
         page_size=max(_PAGE_SIZE, settings.batch_size),
         max_in_flight=settings.max_concurrent,
+        max_refund_per_hour=settings.max_refund_per_hour,
         is_patient=is_patient,
     )
 

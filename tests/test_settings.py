@@ -331,6 +331,13 @@ def test_a_ca_file_must_hold_certificates(tmp_path: Path):
     assert "cannot be read" in faults(CUSTOM_PASS_CA_FILE=str(tmp_path / "missing"))[0]
 
 
+def test_a_limit_of_refunds_is_a_whole_number_or_none():
+    assert loaded().max_refund_per_hour is loaded(CUSTOM_PASS_MAX_REFUND_PER_HOUR="").max_refund_per_hour is None
+    assert loaded(CUSTOM_PASS_MAX_REFUND_PER_HOUR="500000").max_refund_per_hour == 500_000
+    for bad in ("0", "-1", "1.5", "lots"):
+        assert "CUSTOM_PASS_MAX_REFUND_PER_HOUR" in faults(CUSTOM_PASS_MAX_REFUND_PER_HOUR=bad)[0]
+
+
 def test_proxies_follow_the_usual_names():
     found = loaded(https_proxy="proxy.example:3128", NO_PROXY="localhost, .internal")
     assert found.https_proxy == Secret("http://proxy.example:3128")

@@ -108,6 +108,12 @@ def attention(told: Mapping[str, Any], interval_s: float) -> list[str]:
         found.append("the index on active tasks is missing: every pass reads the whole table (poller migrate)")
     for lane in told["lanes"]:
         name = f"channel {lane['channel_id']}"
+        if waiting := lane["pass_counts"].get("refunds_held"):
+            quota = lane["pass_counts"]["quota_held"]
+            found.append(
+                f"{name}: {waiting} {'refund waits' if waiting == 1 else 'refunds wait'}, {quota} quota:"
+                " what upstream called failed reached CUSTOM_PASS_MAX_REFUND_PER_HOUR"
+            )
         if not lane["has_work"] and not lane["is_paused"]:
             continue
         if lane["is_paused"]:

@@ -32,4 +32,7 @@ class PassCounts:
     quarantined: int = 0
     refunded: int = 0
     charged: int = 0
+    refunds_held: int = 0
+    """Tasks whose refund waits because the channel gave back as much as it may within an hour."""
+    quota_held: int = 0
     anomalies: dict[str, int] = field(default_factory=dict)

@@ -118,6 +118,9 @@ class Metrics:
         self.reopened = self._counter("custompass_task_reopened_total", "Tasks reopened by others, put right again")
         self.ledger_drift = self._gauge("custompass_ledger_drift_quota", "Quota by which ledger and balances differ")
         self.ledger_missing = self._gauge("custompass_ledger_missing", "1 while the ledger lacks what it held before")
+        self.held_refunds = self._gauge(
+            "custompass_held_refunds", "Tasks whose refund waits for the next hour, as of the last pass", ("channel",)
+        )
         self.quarantined = self._gauge("custompass_quarantined_tasks", "Tasks kept for a person")
         self.unassigned = self._gauge("custompass_tasks_without_channel", "Active tasks that name no channel")
         self.detection_lag = self._histogram(

@@ -16,6 +16,7 @@ _SECOND_WRITER_REMEDY = "stop the gateway's own poller: set UPDATE_TASK=false th
 _IDENTITY_REMEDY = (
     "nothing is written meanwhile: stop the server that is wrong; restart the daemon to accept the new one"
 )
+_REFUNDS_REMEDY = "ask the upstream whether these tasks really failed; if they did not: poller pause CHANNEL"
 _NOOPS = (Verdict.ALREADY, Verdict.FINAL, Verdict.MOVED, Verdict.GONE)
 
 
@@ -125,19 +126,18 @@ class Recorder:
 
     def flipped(self, settled: Settled, said: Outcome) -> None:
         """Upstream says another outcome than the one that it told before and that was settled; no money moved."""
-        task = settled.task
         self.metrics.anomalies.labels(self.metrics.kind("upstream_flip")).inc()
-        self._log.error(
-            "upstream_flipped",
-            user_id=task.user_id,
-            channel_id=task.channel_id,
-            model=task.model,
-            task_id=task.task_id,
-            task_pk=task.pk,
-            settled=settled.outcome.value.lower(),
-            said=said.value.lower(),
-            refunded=settled.refunded,
-        )
+        words = {"settled": settled.outcome.value.lower(), "said": said.value.lower(), "refunded": settled.refunded}
+        self._log.error("upstream_flipped", **_named(settled.task), **words)
+
+    def refunds_held(self, channel_id: int, limit: int, given: int) -> None:
+        """A channel gave back *given* quota for failed tasks within the hour, as much as it may: the rest waits."""
+        facts = {"channel_id": channel_id, "refunded_within_hour": given, "limit": limit, "remedy": _REFUNDS_REMEDY}
+        self._log.error("refunds_held", **facts)
+
+    def refunds_released(self, channel_id: int) -> None:
+        """No refund of this channel waits any more."""
+        self._log.info("refunds_released", channel_id=channel_id)
 
     def advanced(self, channel_id: int, count: int) -> None:
         """*count* open tasks got a later status or a new progress."""
@@ -146,8 +146,7 @@ class Recorder:
 
     def quarantined(self, task: Task, reason: str, detail: str) -> None:
         """One task was put aside for a person."""
-        facts = {"user_id": task.user_id, "channel_id": task.channel_id, "model": task.model, "task_id": task.task_id}
-        self._log.error("task_quarantined", **facts, task_pk=task.pk, reason=reason, detail=detail or None)
+        self._log.error("task_quarantined", **_named(task), reason=reason, detail=detail or None)
 
     def quarantined_total(self, count: int) -> None:
         """How many tasks wait for a person now."""
@@ -230,6 +229,7 @@ class Recorder:
         if counts.requests or not counts.failed_requests:
             label = self.metrics.channel(channel_id)
             self.metrics.last_successful_pass.labels(label).set(self._wall_clock())
+        self.metrics.held_refunds.labels(self.metrics.channel(channel_id)).set(counts.refunds_held)
         moved = counts.settled or counts.advanced or counts.quarantined or counts.failed_requests
         write = self._log.info if moved else self._log.debug
         write(
@@ -242,6 +242,7 @@ class Recorder:
             advanced=counts.advanced,
             settled=counts.settled,
             quarantined=counts.quarantined,
+            refunds_held=counts.refunds_held or None,
             refunded=counts.refunded,
             charged=counts.charged,
             duration_s=duration_s,
@@ -263,6 +264,7 @@ class Recorder:
         label = self.metrics.channel(channel_id)
         self.metrics.circuit_state.labels(label).set(0)
         self.metrics.concurrency_limit.labels(label).set(0)
+        self.metrics.held_refunds.labels(label).set(0)
 
     def pool(self, sizes: Mapping[str, int]) -> None:
         """Database connections by state."""
@@ -282,6 +284,11 @@ class Recorder:
         """Anything else worth a line; *level* is debug, info, warning or error."""
         writes = {"debug": self._log.debug, "info": self._log.info, "warning": self._log.warning}
         writes.get(level, self._log.error)(name, **facts)
+
+
+def _named(task: Task) -> dict[str, object]:
+    row = {"user_id": task.user_id, "channel_id": task.channel_id, "model": task.model}
+    return {**row, "task_id": task.task_id, "task_pk": task.pk}
 
 
 _IN_WORDS = {

@@ -167,6 +167,13 @@ class Store:
 
     # -- money -------------------------------------------------------------------------------------------------------
 
+    async def refunded_within_hour(self, channel_id: int) -> int:
+        """Quota that went back for failed tasks of a channel within the last hour, by hand excepted."""
+        if not self._has_notes:
+            return 0
+        ((refunded,),) = await self._database.fetch(self._statements.refunded, channel_id)
+        return int(refunded)
+
     async def settle(self, settlements: Sequence[Settlement]) -> list[Settled]:
         """Final statuses and the money they free, once: see ``settle.Settler.settle``."""
         return await self._settler.settle(settlements)

@@ -305,6 +305,9 @@ async def test_status_begins_with_what_needs_attention(site: Site, poller: Run):
         " VALUES ($1, true, 'open', now() + interval '10 s'), (77, true, 'closed', NULL)",
         channel,
     )
+    await site.gateway.connection.execute(
+        "UPDATE poller.lane SET pass_counts = $1 WHERE channel_id = 77", '{"refunds_held": 3, "quota_held": 1350}'
+    )
     await in_thread(poller, "pause", "77", SQL_DSN=site.gateway.dsn)
     ran = await in_thread(poller, "status", SQL_DSN=site.gateway.dsn)
     assert ran.code == 0, ran.err
@@ -313,6 +316,7 @@ async def test_status_begins_with_what_needs_attention(site: Site, poller: Run):
         "no replica is alive",
         f"channel {channel}: its upstream does not answer, breaker open",
         "channel 77 is paused: operator",
+        "channel 77: 3 refunds wait, 1350 quota",
         "1 task in quarantine (poller tasks list --quarantined)",
     ):
         assert line in attention

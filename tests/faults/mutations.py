@@ -399,10 +399,17 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     _one(
         "failure is charged",
-        "batch.py",
+        "core/settlements.py",
         "        outcome=Outcome.FAILURE,\n        charged=0,\n        rule=settle.reason,",
         "        outcome=Outcome.FAILURE,\n        charged=task.reserved,\n        rule=settle.reason,",
         "tests/test_batch.py -k failed_word",
+    ),
+    _one(
+        "limit of refunds ignored",
+        "batch.py",
+        "admitted, waiting = self._refunds.admit(wishes)",
+        "admitted, waiting = wishes, []",
+        "tests/upstream/test_refund_limit.py",
     ),
     # -- verdicts
     _one(

@@ -121,6 +121,26 @@ def test_tasks_without_a_channel_are_counted_and_said_when_they_are_others_than_
     ]
 
 
+def test_an_upstream_that_takes_its_word_back_is_an_error_with_both_words():
+    told, lines, _ = recorder()
+    assert sample(told, "custompass_anomalies_total", kind="upstream_flip") == 0
+    told.flipped(settled(Verdict.REOPENED, Outcome.SUCCESS, refunded=50), Outcome.FAILURE)
+    assert sample(told, "custompass_anomalies_total", kind="upstream_flip") == 1
+    assert (lines.events[0]["level"], lines.events[0]["event"]) == ("error", "upstream_flipped")
+    assert "task_pk=9 settled=success said=failure refunded=50" in lines.text[0]
+
+
+def test_refunds_that_wait_are_an_error_with_the_remedy_and_a_number_until_the_lane_goes():
+    told, lines, _ = recorder()
+    told.refunds_held(1, 1000, 1350)
+    told.passed(1, PassCounts(asked=9, requests=1, refunds_held=5, quota_held=2250), 0.5)
+    assert lines.events[0]["level"] == "error"
+    assert "refunds_held channel_id=1 refunded_within_hour=1350 limit=1000" in lines.text[0]
+    assert sample(told, "custompass_held_refunds", channel="1") == 5
+    told.lane_left(1)
+    assert sample(told, "custompass_held_refunds", channel="1") == 0
+
+
 def test_a_refused_settlement_is_no_outcome_and_says_why():
     told, lines, _ = recorder()
     told.settled(settled(Verdict.LOCKED, reason="lock_timeout"), 0.01)

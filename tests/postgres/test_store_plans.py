@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from poller.core.model import Advance, State, Verdict
+from poller.postgres.statements import load
 from tests.postgres.eventually import eventually
 from tests.postgres.gateway import MODEL, Gateway, Site, failed, open_store, succeeded
 
@@ -136,3 +137,29 @@ async def test_pass_over_unchanged_tasks_neither_writes_nor_locks_a_row(make_dat
         assert await site.store.advance([(task, Advance(task.state, task.progress, b"{}")) for task in tasks]) == 0
         assert await gateway.rows(versions) == before
         await gateway.connection.close()
+
+
+async def test_the_refunds_of_an_hour_are_read_from_an_index_alone(make_database, open_database):
+    with anyio.fail_after(LIMIT_S):
+        dsn = await make_database("main")
+        connection = await asyncpg.connect(dsn)
+        # A busy day: 20 channels, one task in five failed.
+        await connection.execute(
+            "INSERT INTO poller.ledger (task_pk, task_id, user_id, channel_id, outcome, rule, reserved, charged,"
+            " refunded, attempt, settled_at)"
+            " SELECT n, 't' || n, 1, n % 20, CASE n % 5 WHEN 0 THEN 'FAILURE' ELSE 'SUCCESS' END,"
+            " CASE n % 5 WHEN 0 THEN 'failed_word' ELSE 'success_word' END, 10, CASE n % 5 WHEN 0 THEN 0 ELSE 9 END,"
+            " CASE n % 5 WHEN 0 THEN 10 ELSE 1 END, gen_random_uuid(), now() - make_interval(secs => n % 86400)"
+            " FROM generate_series(1, 50000) AS n"
+        )
+        await connection.execute("VACUUM ANALYZE poller.ledger")
+        text = load("main").refunded.text
+        assert await connection.fetchval(text, 5) == 10 * await connection.fetchval(
+            "SELECT count(*) FROM poller.ledger"
+            " WHERE channel_id = 5 AND outcome = 'FAILURE' AND settled_at > now() - interval '1 hour'"
+        )
+        plan = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON, COSTS OFF) {text}", 5)
+        await connection.close()
+        assert '"Index Only Scan"' in plan
+        assert '"ledger_refunds"' in plan
+        assert "Rows Removed by Filter" not in plan

@@ -57,6 +57,7 @@ class Rig:
             "words": DEFAULT_WORDS,
             "refunds": True,
             "page_size": 1000,
+            "max_refund_per_hour": None,
         } | settings
         statements = load(site.gateway.profile)
         self.leases = Leases(site.database, statements, "replica-1", 60.0)
@@ -119,6 +120,7 @@ class Rig:
             batch_size=of["batch_size"],
             page_size=of["page_size"],
             max_in_flight=of["slots"],
+            max_refund_per_hour=of["max_refund_per_hour"],
             is_patient=of.get("is_patient", True),
         )
 
