@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import anyio
 import asyncpg
+import pytest
 
 from poller.core.model import Verdict
 from poller.core.reconcile import Class
@@ -38,6 +39,34 @@ async def test_open_tasks_free_ones_and_those_of_others_are_no_candidates(books:
         await books.finished(user, channel, 0)
         await books.finished(user, channel, platform="suno")
         assert await books.owed() == {}
+
+
+ODD = ["a&b<c>", 'q"q', "back\\slash", "tab\there", "nul\\u0000", "é 😀", "a\u2028b", "\x7f", "x, y"]
+
+
+@pytest.mark.parametrize("odd", ODD)
+async def test_a_refund_is_known_by_an_odd_task_id_too(books: Books, odd: str):
+    with anyio.fail_after(LIMIT_S):
+        user, channel = await books.gateway.user(), await books.gateway.channel()
+        pk = await books.finished(user, channel, task_id=odd)
+        await books.refunded(user, pk, 5)
+        await books.finished(user, channel, 7)
+        assert pk not in await books.owed()
+
+
+async def test_log_rows_that_no_gateway_writes_keep_nobody_from_looking(books: Books):
+    with anyio.fail_after(LIMIT_S):
+        for other in (
+            '{"task_id":"\\u0000"}',
+            '{"task_id":"\\ud800"}',
+            '{"task_id":"a\\x"}',
+            '{"task_id":"\\',
+            "{",
+            "",
+        ):
+            await books.odd_line(other)
+        pk = await books.finished(await books.gateway.user(), await books.gateway.channel())
+        assert kinds(await books.owed()) == {pk: Class.OWED}
 
 
 async def test_what_was_refunded_before_a_task_was_submitted_was_not_for_it(books: Books):
