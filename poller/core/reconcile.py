@@ -16,10 +16,11 @@ DOUBTS: Final = {
     "used": "failed, yet a part counts as used",
     "young": "finished within 10 minutes: it may be refunded right now",
     "unlogged": "log rows of refunds begin after it, or nobody has written any since it ended",
+    "unnamed": "it has no id by which a log row could name it",
     "untraced": "the guide's own repair SQL would have paid it without a trace",
 }
 """Why a task without a refund may not be owed, in words."""
-UNTOLD: Final = frozenset({DOUBTS["unlogged"], DOUBTS["untraced"]})
+UNTOLD: Final = frozenset({DOUBTS["unlogged"], DOUBTS["unnamed"], DOUBTS["untraced"]})
 """The details that a person can settle who knows what was done."""
 
 

@@ -41,6 +41,16 @@ async def test_open_tasks_free_ones_and_those_of_others_are_no_candidates(books:
         assert await books.owed() == {}
 
 
+async def test_a_task_without_an_id_is_owed_only_when_a_person_says_so(books: Books):
+    """It failed while it was submitted, perhaps, and the submitter gave the money back without a name for it."""
+    with anyio.fail_after(LIMIT_S):
+        user, channel = await books.gateway.user(), await books.gateway.channel()
+        pk = await books.finished(user, channel, task_id="")
+        certain = books.profile == "documented"
+        assert kinds(await books.owed()) == {pk: Class.OWED if certain else Class.AMBIGUOUS}
+        assert kinds(await books.owed(is_sure=True)) == {pk: Class.OWED}
+
+
 ODD = ["a&b<c>", 'q"q', "back\\slash", "tab\there", "nul\\u0000", "é 😀", "a\u2028b", "\x7f", "x, y"]
 
 

@@ -30,6 +30,8 @@ WITH candidate AS MATERIALIZED (
             WHEN $4::boolean THEN ''
             WHEN submitted.at_s < $2::float8 OR greatest(t.updated_at, t.finish_time, submitted.at_s) > $3::float8
                 THEN 'unlogged'
+            -- Failed while it was submitted, perhaps: whoever then gave the money back had no id to name.
+            WHEN coalesce(t.task_id, '') = '' THEN 'unnamed'
             ELSE ''
         END AS doubt
     FROM tasks AS t
