@@ -342,6 +342,25 @@ async def test_each_contradiction_of_a_settlement_is_told_by_its_name(books: Boo
         assert same not in await books.contradicted()
 
 
+async def test_a_gateway_that_went_back_to_a_backup_without_the_ledger_is_told_of(books: Books):
+    """Its tasks are closed again, as after any whole-row save; that the money went back too, only the logs can tell."""
+    gateway, run = books.gateway, books.gateway.connection.execute
+    with anyio.fail_after(LIMIT_S):
+        user, channel = await gateway.user(), await gateway.channel()
+        pk = await gateway.task(user, channel)
+        tables = ("users", "tasks", "logs")
+        for table in tables:
+            await run(f"CREATE TABLE backup_{table} AS TABLE {table}")
+        settlements = [failed(task) for task in await books.site.tasks(channel)]
+        await books.site.store.settle(settlements)
+        for table in tables:
+            await run(f"TRUNCATE {table}; INSERT INTO {table} TABLE backup_{table}")
+        (fate,) = await books.site.store.settle(settlements)
+        assert fate.verdict is Verdict.REOPENED
+        assert await gateway.balance(user) == (1000, 5000)
+        assert await books.contradicted() == {pk: Class.NO_LOG}
+
+
 async def test_lines_that_were_deleted_with_their_time_are_not_missed(books: Books):
     with anyio.fail_after(LIMIT_S):
         (pk,) = await settled(books, 1)
