@@ -2,7 +2,8 @@
 
 documented   fixed quota x group, else total tokens x ratio x group; half away from zero
 fork         (prompt + completion x completion ratio) x model ratio x group x special; half away from zero
-main         total tokens x model ratio x group x all other ratios; truncated, and 0 keeps the reservation
+main         total tokens x model ratio x group x all other ratios; truncated, and 0 keeps the reservation; a task that
+             the fork charged before the gateway was upgraded: as fork
 
 The terms saved with the task come first, one by one; what is missing or unusable there is looked up in the live
 options, and the source says so. A fixed price is never settled in fork and main. Nothing in here raises on bad data.
@@ -103,9 +104,13 @@ class PriceBook:
         if self.profile == "documented":
             return True
         terms = read_object(task.terms) or {}
-        if self.profile == "main":
-            return not task.group and _saved_group(terms) is None
-        return usable(terms.get("group_ratio")) is None
+        if self._is_forks(terms):
+            return usable(terms.get("group_ratio")) is None
+        return not task.group and _saved_group(terms) is None
+
+    def _is_forks(self, terms: Mapping[str, Any]) -> bool:
+        """Whether the fork charged up front, perhaps before the gateway was upgraded: only its terms say this."""
+        return self.profile == "fork" or "has_special_ratio" in terms
 
     def charge(
         self, task: Task, usage: Usage | None, usage_unusable: bool, *, channel_type: int, user_group: str | None
@@ -114,7 +119,7 @@ class PriceBook:
         bill = _Bill(self, task, matching(task.price_model), user_group, usage, usage_unusable)
         if self.profile == "documented":
             return bill.documented(self.abilities.get((task.price_model, str(channel_type))))
-        return bill.main() if self.profile == "main" else bill.fork()
+        return bill.fork() if self._is_forks(read_object(task.terms) or {}) else bill.main()
 
 
 class _Bill:

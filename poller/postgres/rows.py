@@ -4,7 +4,8 @@ the whole page.
 fork   ``properties.input`` is itself JSON text ``{"payload", "token", "headerKey"}``; whatever else stands there is the
        bare request that the first version kept, and what it says is its user's word, not the gateway's;
        ``properties.billing_info`` holds the price terms
-main   ``properties`` has the model names, ``private_data`` the upstream id, the key and ``billing_context``
+main   ``properties`` has the model names, ``private_data`` the upstream id, the key and ``billing_context``; a row with
+       neither is one of the fork that this gateway was upgraded from
 
 What is missing or of the wrong type reads as empty. JSON that cannot be read at all leaves the task without an upstream
 id: nobody is asked about it with the wrong id, key or token.
@@ -173,6 +174,9 @@ def _hollow(text: str) -> str:
 
 def _main(task_id: str, action: str, properties: str | None, private: str | None) -> _Saved:
     found = _read(_Properties, properties) if properties else _Properties()
+    if not private and not bytes(found.origin_model_name) and not bytes(found.upstream_model_name):
+        # From before the gateway was upgraded from the fork.
+        return _fork(task_id, action, properties, private)
     hidden = _read(_PrivateData, private) if private else _PrivateData()
     terms = _object(hidden.billing_context)
     origin = _string(found.origin_model_name)

@@ -133,6 +133,23 @@ def test_main_task_whose_private_data_cannot_be_read_is_asked_about_by_nobody():
     assert read("main", None, '{"x": ' + DEEP + "}").upstream_id == ""
 
 
+def test_main_reads_a_task_of_the_fork_that_it_was_upgraded_from_as_the_fork_would():
+    inner = json.dumps({"payload": {}, "token": "tk-1", "headerKey": "X-Mine"})
+    saved = {"input": inner, "billing_info": {"group_ratio": 0.9, "billing_mode": "usage"}}
+    task = read("main", saved)
+    assert task == read("fork", saved)
+    assert revealed(task) == ("tk-1", "X-Mine")
+
+
+@pytest.mark.parametrize(
+    ("more", "private"),
+    [({"origin_model_name": "a"}, None), ({"upstream_model_name": ""}, None), ({}, {"upstream_task_id": "u"})],
+)
+def test_main_takes_no_token_from_what_its_own_users_wrote(more, private):
+    inner = json.dumps({"payload": {}, "token": "tk-1", "headerKey": "X-Mine"})
+    assert read("main", {"input": inner, **more}, private).client_token is None
+
+
 def test_number_in_the_terms_keeps_every_digit():
     task = read("main", None, '{"billing_context": {"model_ratio": 0.10000000000000000001}}')
     assert "0.10000000000000000001" in task.terms
