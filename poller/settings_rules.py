@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
 
+from poller.core.model import Secret
 from poller.settings_model import Settings
 from poller.settings_sources import CONFIG_FILE, Gathered, Given
 from poller.settings_values import flag, shown_duration
@@ -92,6 +95,29 @@ def _ca_trouble(settings: Settings) -> str:
     return ""
 
 
+def is_unproven(dsn: Secret | None) -> bool:
+    """Whether a connection with *dsn* leaves this machine without proof of who answers."""
+    if dsn is None:
+        return False
+    url = urlsplit(dsn.reveal())
+    options = dict(parse_qsl(url.query))
+    named = options.get("host") or url.netloc.rpartition("@")[2]
+    hosts = [re.sub(r":[0-9]*$", "", host).strip("[]") for host in unquote(named).split(",")]
+    is_local = all(host in ("", "localhost", "::1") or host.startswith(("/", "127.")) for host in hosts)
+    return not is_local and options.get("sslmode") != "verify-full"
+
+
+def _unproven(name: str, field: str) -> _Rule:
+    return _Rule(
+        (name,),
+        lambda settings: is_unproven(getattr(settings, field)),
+        lambda settings: (
+            "the database is on another machine and nothing proves that it is the one that answers: whoever stands"
+            " between may change what is settled; sslmode=verify-full with sslrootcert proves it"
+        ),
+    )
+
+
 _FAULTS = (
     _Rule(
         ("REDIS_CONN_STRING",),
@@ -116,6 +142,8 @@ _FAULTS = (
 )
 
 _WARNINGS = (
+    _unproven("SQL_DSN", "sql_dsn"),
+    _unproven("LOG_SQL_DSN", "log_sql_dsn"),
     _Rule(
         ("REDIS_CONN_STRING", "CRYPTO_SECRET"),
         lambda settings: settings.redis_conn_string is not None and settings.crypto_secret is None,

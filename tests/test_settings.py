@@ -14,7 +14,7 @@ from poller.core.model import Secret
 from poller.errors import Misconfigured
 from poller.settings_values import duration_s, shown_duration, shown_size, shown_url, size_bytes
 
-DSN = "postgres://me:hunter2canary@db.example:5432/gateway"
+DSN = "postgres://me:hunter2canary@db.example:5432/gateway?sslmode=verify-full"
 ROOT = Path(__file__).parents[1]
 
 
@@ -331,6 +331,29 @@ def test_a_ca_file_must_hold_certificates(tmp_path: Path):
     assert "cannot be read" in faults(CUSTOM_PASS_CA_FILE=str(tmp_path / "missing"))[0]
 
 
+@pytest.mark.parametrize(
+    ("dsn", "is_warned_about"),
+    [
+        ("postgres://me:hunter2canary@db.example:5432/gateway?sslmode=verify-full", False),
+        ("postgres://me:hunter2canary@db.example:5432/gateway", True),
+        ("postgres://me:hunter2canary@db.example/gateway?sslmode=require", True),
+        ("postgres://me:hunter2canary@10.0.0.7/gateway?sslmode=disable", True),
+        ("postgres://localhost:5433/gateway?sslmode=disable", False),
+        ("postgres://me@127.0.0.1/gateway", False),
+        ("postgres://me@[::1]:5432/gateway", False),
+        ("postgres:///gateway?host=/run/postgresql", False),
+        ("postgres://me@/gateway?host=db.example", True),
+        ("postgres://me@%2Frun%2Fpostgresql/gateway", False),
+        ("postgres://me@localhost:1,db.example:2/gateway", True),
+    ],
+)
+def test_a_database_elsewhere_that_nothing_proves_is_a_warning(dsn: str, is_warned_about: bool):
+    for name, more in (("SQL_DSN", {}), ("LOG_SQL_DSN", {"SQL_DSN": DSN})):
+        warnings = settings.load({name: dsn, **more}).warnings
+        assert [line.partition(" ")[0] for line in warnings] == [name] * is_warned_about
+        assert "hunter2canary" not in str(warnings)
+
+
 def test_a_limit_of_refunds_is_a_whole_number_or_none():
     assert loaded().max_refund_per_hour is loaded(CUSTOM_PASS_MAX_REFUND_PER_HOUR="").max_refund_per_hour is None
     assert loaded(CUSTOM_PASS_MAX_REFUND_PER_HOUR="500000").max_refund_per_hour == 500_000
@@ -365,7 +388,7 @@ def test_a_shown_dsn_never_holds_the_password(dsn: str):
 
 
 def test_a_shown_dsn_still_says_where_to():
-    assert value("SQL_DSN").shown == "postgres://me:***@db.example:5432/gateway"
+    assert value("SQL_DSN").shown == "postgres://me:***@db.example:5432/gateway?sslmode=verify-full"
 
 
 def test_the_annotated_file_in_the_repository_is_in_step():

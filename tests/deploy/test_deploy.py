@@ -189,7 +189,7 @@ def test_the_settings_of_the_deployment_are_settings(tmp_path: Path):
     assert set(secrets) == {"SQL_DSN_FILE", "CUSTOM_PASS_ADMIN_TOKEN_FILE"}
     for name, path in secrets.items():
         secret = tmp_path / Path(path).name
-        secret.write_text("postgres://a@b/c")
+        secret.write_text("postgres://a@b/c?sslmode=verify-full")
         environ[name] = str(secret)
     assert load({**environ, "CUSTOM_PASS_CONFIG_FILE": str(file)}).warnings == []
 
