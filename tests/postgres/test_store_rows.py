@@ -91,7 +91,8 @@ def test_fork_takes_no_token_from_what_only_a_user_can_have_written(planted):
 def test_fork_is_not_kept_busy_by_a_long_request_that_ends_in_the_middle():
     started_s = time.perf_counter()
     assert revealed(read("fork", {"input": '{"payload": "' + '\\"{' * 1_000_000})) == (None, "")
-    assert time.perf_counter() - started_s < 2
+    # Going back over it for each of its brackets would take hours.
+    assert time.perf_counter() - started_s < 60
 
 
 @pytest.mark.parametrize("saved", ["{", '{"input": ' + DEEP + "}"])
