@@ -1,8 +1,9 @@
 """One batch, asked about until all is known that can be known of it in this pass.
 
 Ordinarily that is one ask. A batch refused as a whole is asked about in halves, so that one bad id spoils no other; ids
-at the end that an answer leaves out are asked about again, because some upstreams cut long lists; and on a channel with
-several keys, what one key does not know is asked about with the others, or with one of them where a search is not due.
+that an answer about others leaves out are asked about again without those, because some upstreams cut long lists, at
+whichever end: absent is what an answer tells nothing beside; and on a channel with several keys, what one key does not
+know is asked about with the others, or with one of them where a search is not due.
 """
 
 from __future__ import annotations
@@ -145,9 +146,11 @@ class Inquiry:
         for kind, count in (("stranger", answer.strangers), ("unreadable_id", answer.unreadable)):
             if count:
                 self._recorder.anomaly(self._channel.id, kind, count)
-        told, untold = _cut_after_last_told(batch, answer.reports)
+        told, untold = batch.parted(lambda name, _: answer.reports[name].kind is not Kind.ABSENT)
+        if not (told.tasks and untold.tasks):
+            return await self._sort(asked, answer.reports, asked_s)
         left = await self._sort(asked._replace(batch=told), answer.reports, asked_s)
-        return [*left, asked._replace(batch=untold)] if untold else left
+        return [*left, asked._replace(batch=untold)]
 
     async def _sort(self, asked: _Asked, reports: Mapping[str, Report], asked_s: float) -> Sequence[_Asked]:
         """Conclude what *reports* settle; what another key may know is left to be asked about with that key."""
@@ -210,13 +213,3 @@ class Inquiry:
             self._counts.failed_requests += 1
             pks = [task.pk for task in batch.rows()]
             self._recorder.event("error", "task_failed", channel_id=self._channel.id, task_pks=pks, exc_info=bug)
-
-
-def _cut_after_last_told(batch: Batch, reports: Mapping[str, Report]) -> tuple[Batch, Batch | None]:
-    """*batch* up to the last id that the answer tells of, and the absent rest; all of it when it tells of none."""
-    absent = 0
-    for name in reversed(batch.tasks):
-        if reports[name].kind is not Kind.ABSENT:
-            break
-        absent += 1
-    return batch.cut(len(batch.tasks) - absent) if 0 < absent < len(batch.tasks) else (batch, None)

@@ -635,6 +635,22 @@ async def test_u29_a_list_cut_after_three_is_asked_for_to_its_end(make_rig: Make
         assert [len(request.ids) for request in server.requests] == [8, 5, 2]
 
 
+@row("U29")
+async def test_u29_a_list_of_the_newest_three_refunds_no_old_task_that_ended_well(make_rig: MakeRig) -> None:
+    async def tells_of_the_newest(request: Request, writer: asyncio.StreamWriter) -> None:
+        known = [name for name in request.ids if name != "job-2"]
+        writer.write(response(answer_of(known[-3:], "completed")))
+
+    rig = await make_rig()
+    async with FaultServer(tells_of_the_newest) as server:
+        channel = await rig.channel(server.url)
+        tasks = [await rig.task(channel, age_s=2 * LIFETIME_S) for _ in range(8)]
+        await rig.walk(channel)
+        assert [len(request.ids) for request in server.requests] == [8, 5, 2, 1]
+    # Of the second one even an ask about nothing else brought no word.
+    assert [await rig.state(pk) for pk in tasks] == ["SUCCESS", "FAILURE", *["SUCCESS"] * 6]
+
+
 @row("U32")
 async def test_u32_an_upstream_slow_in_proportion_gets_batches_that_it_can_answer(
     make_rig: MakeRig, hasty_breaker: None
