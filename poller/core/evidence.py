@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from functools import lru_cache
 from typing import Final
 
 from poller.core.model import Report, Secret
 
 _EVIDENCE_BYTES: Final = 2048
 _SHORTEST_SECRET: Final = 8
+_HIDDEN: Final = "***"
+_PIECES: Final = re.compile("[^A-Za-z0-9]+")
 _LONGEST_NUMBER: Final = 320
 _SMALLEST_EXPONENT: Final = -308
 
@@ -75,28 +78,50 @@ def evidence_of(report: Report) -> str:
     return " ".join(parts).encode()[:_EVIDENCE_BYTES].decode("utf-8", "ignore")
 
 
-def redacted(report: Report, secrets: Iterable[Secret]) -> Report:
+def is_echoed(secret: Secret, body: bytes) -> bool:
+    """Whether *secret* may be somewhere in *body*, a JSON text: quick, and never wrong where it says no.
+
+    Its longest piece of letters and digits decides, for encoders differ in what else they escape.
+    """
+    return max(_PIECES.split(secret.reveal()), key=len).encode() in body
+
+
+def redacted(report: Report, secrets: Iterable[Secret], known_words: Collection[str]) -> Report:
     """*report* with every one of *secrets* in its texts replaced by ``***``; the same object when there is none.
 
     An upstream may echo our own key. Secrets under 8 characters are left alone: they would hit ordinary text. So is a
-    status word where the secret itself reads like one, or a client could name a token after a word and hide it.
+    status word that is one of *known_words*: it says nothing new, and a client that named its token after a word, or a
+    part of one, would hide from us how its tasks went.
     """
     for secret in secrets:
         value = secret.reveal()
         if len(value) < _SHORTEST_SECRET:
             continue
-        quoted = json.dumps(value)[1:-1]
-        for form in {value, quoted, quoted.replace("/", "\\/")}:
-            raw = form.encode()
-            if raw in report.payload or form in report.error or form in report.progress:
-                report = report._replace(
-                    progress=report.progress.replace(form, "***"),
-                    error=report.error.replace(form, "***"),
-                    payload=report.payload.replace(raw, b"***"),
-                )
-        if value.lower() in report.word and not value.replace("_", "").isalpha():
-            report = report._replace(word=report.word.replace(value.lower(), "***"))
+        clean = report._replace(
+            word=report.word if report.word in known_words else _hidden(report.word, value.lower()),
+            progress=_hidden(report.progress, value),
+            error=_hidden(report.error, value),
+            payload=_written(value).sub(_HIDDEN.encode(), report.payload),
+        )
+        report = report if clean == report else clean
     return report
+
+
+def _hidden(text: str, value: str) -> str:
+    """*text* without *value*, and without the beginning of it at which *text* was cut."""
+    text = text.replace(value, _HIDDEN)
+    cut = text.removesuffix("…")
+    for length in range(len(value) - 1, _SHORTEST_SECRET - 1, -1):
+        if cut.endswith(value[:length]):
+            return cut[:-length] + _HIDDEN
+    return text
+
+
+@lru_cache(maxsize=256)
+def _written(value: str) -> re.Pattern[bytes]:
+    """Every way to write *value* within a JSON string."""
+    ways = (f"{re.escape(each)}|\\\\{re.escape(each)}|\\\\u(?i:{ord(each):04x})" for each in value)
+    return re.compile("".join(f"(?:{way})" for way in ways).encode())
 
 
 def _mended(escape: re.Match[str]) -> str:

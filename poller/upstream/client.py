@@ -8,7 +8,6 @@ here and cost a third of a request.
 
 from __future__ import annotations
 
-import re
 import ssl
 import time
 from collections.abc import Sequence
@@ -23,8 +22,9 @@ import certifi
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from poller.core.evidence import redacted
-from poller.core.model import Answer, Channel, Route, Secret
+from poller.core.decide import NOT_FOUND
+from poller.core.evidence import is_echoed, redacted
+from poller.core.model import Answer, Channel, Route, Secret, StatusWords
 from poller.errors import AskFailed, AskReason, Misconfigured
 from poller.upstream.body import read_capped
 from poller.upstream.connector import Connector, SocksConnector
@@ -43,8 +43,6 @@ CLOSE_TIMEOUT_S: Final = 2.0
 
 Secrets = Sequence[Secret | None]
 """What was sent with a request and must not come back to light."""
-
-_ESCAPABLE = re.compile(r'[/"\\]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +141,7 @@ class Client:
             if session in self._retired and not session.in_flight:
                 self._retired.discard(session)
                 await session.close()
-        return _redacted(answer, body, secrets)
+        return _redacted(answer, body, secrets, channel.words)
 
     async def aclose(self) -> None:
         """Close all connections. Asks still under way fail."""
@@ -212,23 +210,15 @@ async def _exchange(session: _Session, request: httpx.Request, max_bytes: int, s
         await response.aclose()
 
 
-def _redacted(answer: Answer, body: bytes, secrets: Secrets) -> Answer:
+def _redacted(answer: Answer, body: bytes, secrets: Secrets, words: StatusWords) -> Answer:
     """The answer without our own secrets in it: an upstream that echoes its request must not get them stored."""
-    echoed = [secret for secret in secrets if secret and _is_echoed(secret.reveal(), body)]
+    echoed = [secret for secret in secrets if secret and is_echoed(secret, body)]
     if not echoed:
         return answer
-    reports = {}
-    for task_id, report in answer.reports.items():
-        clean = redacted(report, echoed)
-        if any(secret.reveal().lower() in clean.word for secret in echoed):
-            clean = clean._replace(word="***")
-        reports[task_id] = clean
-    return answer._replace(reports=reports)
-
-
-def _is_echoed(secret: str, body: bytes) -> bool:
-    # Its longest piece without the characters that JSON may escape is reason enough to look closer.
-    return max(_ESCAPABLE.split(secret), key=len).encode() in body
+    known = words.success | words.failed | words.processing | {NOT_FOUND}
+    return answer._replace(
+        reports={task_id: redacted(report, echoed, known) for task_id, report in answer.reports.items()}
+    )
 
 
 @cache

@@ -91,6 +91,24 @@ async def test_a_token_that_upstream_refuses_holds_up_nobody_else(make_rig: Make
         assert rig.lane(channel).asker.breaker.state == "closed"
 
 
+@within(LIMIT_S)
+async def test_a_token_that_reads_like_a_status_word_changes_nothing_of_what_its_owner_gets_back(
+    make_rig: MakeRig,
+) -> None:
+    async def ends(request: Request, writer: asyncio.StreamWriter) -> None:
+        word = "completed" if request.headers["x-custom-token"].startswith("comp") else "failed"
+        writer.write(response(answer_of(request.ids, word)))
+
+    rig = await make_rig("fork")
+    async with FaultServer(ends) as server:
+        channel = await rig.channel(server.url)
+        failed = [await tenant(rig, channel, token) for token in ("failed", "ai", "e", "a-token-of-some-length")]
+        done = [await tenant(rig, channel, token) for token in ("completed", "comp")]
+        await rig.walk(channel)
+        assert [await rig.state(pk) for pk in failed] == ["FAILURE"] * 4
+        assert [await rig.state(pk) for pk in done] == ["SUCCESS"] * 2
+
+
 PLANTED = [
     "Authorization", "authorization", "AUTHORIZATION", "Proxy-Authorization", "proxy-anything", "Proxy_Authorization",
     "X-Authorization", "Host", "hOsT", "Content-Length", "content_length", "Content-Type", "Content-Encoding",
