@@ -54,7 +54,15 @@ _PACE = {
     "ENABLE_METRICS": "false",
     "LOG_FORMAT": "text",
 }
-_BUSY = (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError)
+_BUSY = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.DiskFullError,
+)
 _COMPLAINTS = re.compile(
     "Traceback|this is a bug|lane_failed|loop_failed|was never (?:retrieved|awaited)|never retrieved|demo-key-"
 )
@@ -88,7 +96,7 @@ class Rig:
         return self.cluster.dsn(self.database)
 
     async def admin(self, query: str, *args: object) -> list[asyncpg.Record]:
-        """Run *query* as a person would; waits while the server is on its way up."""
+        """Run *query* as a person would; waits while the server is on its way up, or full."""
         with anyio.fail_after(60):
             while True:
                 with contextlib.suppress(*_BUSY):

@@ -12,17 +12,20 @@ from tests.faults.campaign import GREEN, INCONCLUSIVE, RED, Campaign, Tally
 from tests.faults.labels import labels
 from tests.faults.plan import RARE, WEIGHTS, focused, plan
 
+SCHEDULES = 4
 ABLE = frozenset({"pooler", *WEIGHTS})
 
 
 async def test_random_faults_violate_nothing_and_what_was_claimed_has_happened(tmp_path, capsys):
     seed = random.SystemRandom().randrange(2**31)
+    again = f"python -m tests.faults.campaign --seed {seed} --schedules {SCHEDULES}"
     with capsys.disabled():
-        tally = await Campaign(seed, folder=tmp_path, is_talkative=False).run(2, workers=2)
+        print(f"\n{again}")
+    tally = await Campaign(seed, folder=tmp_path).run(SCHEDULES, workers=2)
     print("\n".join(tally.lines()))
-    assert tally.violations == [], f"seed {seed}"
-    assert tally.missed == [], f"seed {seed}"
-    assert tally.code == GREEN
+    assert tally.violations == [], again
+    assert tally.missed == [], again
+    assert tally.code == GREEN, again
     assert tally.settlements > 200
 
 
