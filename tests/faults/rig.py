@@ -6,7 +6,7 @@ import contextlib
 import random
 import re
 import signal
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -88,6 +88,7 @@ class Rig:
         self.armed: dict[Child, str] = {}
         self.frozen: set[Child] = set()
         self._felled: list[Child] = []
+        self._turns: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._all: list[Child] = []
         self._folder = folder
 
@@ -212,7 +213,12 @@ class Rig:
 
     async def _at(self, when: float, fault, step) -> None:  # type: ignore[no-untyped-def]
         await anyio.sleep(max(0.0, when - anyio.current_time()))
-        await fault(self, step)
+        if step.label:
+            await fault(self, step)
+        else:
+            # One of a kind at a time: the end of one would heal what the other is about.
+            async with self._turns[step.fault]:
+                await fault(self, step)
 
     async def _seed(self, url: str, simulator: Simulator) -> None:
         template = await _template(self.cluster, self.plan.profile)
