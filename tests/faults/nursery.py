@@ -38,7 +38,11 @@ class Child:
         """Send a signal; False when it had ended before."""
         if self.code is not None:
             return False
-        os.kill(self.pid, number)
+        try:
+            os.kill(self.pid, number)
+        except ProcessLookupError:
+            # Over and reaped, and its exit code is still on the way to us.
+            return False
         return True
 
     async def ended(self, limit_s: float = LIMIT_S) -> int:
