@@ -97,7 +97,7 @@ async def term(rig: Rig, step: Step) -> None:
 
 async def clock(rig: Rig, step: Step) -> None:
     """A replica whose wall clock jumps by hours, back and forth."""
-    jumps = rig.cluster.folder / f"clock-{step.seed.replace('/', '-')}"
+    jumps = rig.folder / f"clock-{step.seed.replace('/', '-')}"
     jumps.write_text("+0")
     preload = {
         "LD_PRELOAD": str(FAKETIME),

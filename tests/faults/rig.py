@@ -90,7 +90,7 @@ class Rig:
         self._felled: list[Child] = []
         self._turns: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._all: list[Child] = []
-        self._folder = folder
+        self.folder = folder
 
     def dsn(self) -> str:
         """The database itself, past the proxy."""
@@ -125,7 +125,7 @@ class Rig:
         settings = self._settings()
         if crash_at:
             settings["CUSTOM_PASS_CRASH_AT"] = crash_at
-        log = self._folder / f"{self.plan.number}-{len(self._all)}.log"
+        log = self.folder / f"{self.plan.number}-{len(self._all)}.log"
         child = await self.nursery.spawn(settings | (preload or {}), log, is_fresh=preload is not None)
         if crash_at:
             self.armed[child] = crash_at.partition(":")[0]
