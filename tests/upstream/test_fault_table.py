@@ -270,7 +270,7 @@ CASES = [
         "U17", "usage", data(item(usage={"total_tokens": 1}), item(usage={"total_tokens": 2})), anomaly="contradiction"
     ),
     good("U18", "stranger", data(item("job-9", "failed"), item()), AS_RESERVED, KEEP, anomaly="stranger"),
-    good("U21", "first", data(item("job-2", "failed")), KEEP, FAILURE),
+    Case("U21", "first", told(item("job-2", "failed")), (KEEP, FAILURE)),
     Case("U21", "last", told(item(status="failed")), (FAILURE, KEEP)),
     good("U21", "all", data()),
     *(
