@@ -8,11 +8,12 @@ here and cost a third of a request.
 
 from __future__ import annotations
 
+import functools
 import ssl
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import aiohttp
@@ -26,7 +27,7 @@ from poller.core.decide import NOT_FOUND
 from poller.core.evidence import is_echoed, redacted
 from poller.core.model import Answer, Channel, Route, Secret, StatusWords
 from poller.errors import AskFailed, AskReason, Misconfigured
-from poller.upstream.body import read_capped
+from poller.upstream.body import Body, Room, read_capped
 from poller.upstream.connector import Connector, SocksConnector
 from poller.upstream.dial import CONNECT_TIMEOUT_S, Dial, current_dial
 from poller.upstream.faults import HTTP_ERRORS, failure_of, failure_of_status, is_connection_lost, redirect_host
@@ -61,6 +62,7 @@ class Limits:
     http_proxy: Secret | None = None
     https_proxy: Secret | None = None
     no_proxy: tuple[str, ...] = ()
+    room: Room = field(default_factory=Room, compare=False)
 
 
 class _Session:
@@ -105,6 +107,8 @@ class Client:
         self._proxies = Proxies(limits.http_proxy, limits.https_proxy, limits.no_proxy)
         self._session: _Session | None = None
         self._retired: set[_Session] = set()
+        self._large = anyio.Semaphore(1)
+        self._reading = anyio.Semaphore(1)
 
     async def ask(self, channel: Channel, route: Route, ids: Sequence[str]) -> Answer:
         """One exchange about *ids*, without retries, in at most the channel's (or else the task) time-out.
@@ -117,6 +121,7 @@ class Client:
         if target.proxy and target.url.scheme == "http":
             headers |= target.proxy.headers()  # forwarded, not tunnelled: the proxy reads the request's own headers
         content = ask_body(ids)
+        secrets = (route.key, route.client_token)
         limits = self._limits
         deadline_s = channel.timeout_s or limits.task_timeout_s
         silence_s = min(limits.http_timeout_s, deadline_s)
@@ -128,20 +133,34 @@ class Client:
             request = httpx.Request(
                 "POST", target.url, headers=headers, content=content, extensions={"timeout": timeouts}
             )
-            secrets = (route.key, route.client_token)
-            body = await _exchange_by(deadline_s, session, request, limits.max_response_bytes, secrets)
-            if len(body) > THREAD_FROM_BYTES:
-                answer = await anyio.to_thread.run_sync(read_answer, body, ids)
-            else:
-                answer = read_answer(body, ids)
+            async with AsyncExitStack() as held:
+
+                async def make_room() -> None:
+                    await held.aclose()  # an exchange that was cut short may have had some
+                    await held.enter_async_context(self._large)
+                    await held.enter_async_context(limits.room.large)
+
+                exchange = functools.partial(_exchange, session, request, limits.max_response_bytes, make_room, secrets)
+                answer = await self._read(await _exchange_by(deadline_s, exchange), ids, secrets, channel.words)
             if answer.strangers:
                 self._retire(session)
+        except AskFailed as failed:
+            # The frames that it came through hold the body, and whoever keeps the failure would keep that too.
+            raise failed.with_traceback(None) from None
         finally:
             session.in_flight -= 1
             if session in self._retired and not session.in_flight:
                 self._retired.discard(session)
                 await session.close()
-        return _redacted(answer, body, secrets, channel.words)
+        return answer
+
+    async def _read(self, body: Body, ids: Sequence[str], secrets: Secrets, words: StatusWords) -> Answer:
+        """What *body* says. Where that may take long it is read in a thread, one at a time for each lane."""
+        read = functools.partial(_read, body, ids, self._limits.max_response_bytes, secrets, words)
+        if not body.is_packed and len(body.raw) <= THREAD_FROM_BYTES:
+            return read()
+        async with self._reading:
+            return await anyio.to_thread.run_sync(read, limiter=self._limits.room.reader)
 
     async def aclose(self) -> None:
         """Close all connections. Asks still under way fail."""
@@ -168,10 +187,8 @@ class Client:
             self._session = None
 
 
-async def _exchange_by(
-    deadline_s: float, session: _Session, request: httpx.Request, max_bytes: int, secrets: Secrets
-) -> bytes:
-    """The body of a good response. Raises nothing but AskFailed, without cause or context, and none of *secrets* in it.
+async def _exchange_by(deadline_s: float, exchange: Callable[[], Awaitable[Body]]) -> Body:
+    """The body of a good response. Raises nothing but AskFailed, without cause or context, and no secret in it.
 
     The failure is raised after the ``except`` blocks on purpose: what the HTTP layer raised may hold the key, and an
     exception keeps what it was raised in as its context, for any traceback to print.
@@ -181,14 +198,14 @@ async def _exchange_by(
     try:
         with anyio.fail_after(deadline_s):
             try:
-                return await _exchange(session, request, max_bytes, secrets)
+                return await exchange()
             except HTTP_ERRORS as error:
                 failure = failure_of(error)
                 is_stale = not dial.is_fresh and is_connection_lost(error)
             if is_stale:
                 # Upstream closed an idle connection as we wrote: no fault of either side, so it costs no retry.
                 try:
-                    return await _exchange(session, request, max_bytes, secrets)
+                    return await exchange()
                 except HTTP_ERRORS as error:
                     failure = failure_of(error)
     except TimeoutError:
@@ -198,16 +215,27 @@ async def _exchange_by(
     raise failure
 
 
-async def _exchange(session: _Session, request: httpx.Request, max_bytes: int, secrets: Secrets) -> bytes:
+async def _exchange(
+    session: _Session,
+    request: httpx.Request,
+    max_bytes: int,
+    make_room: Callable[[], Awaitable[None]],
+    secrets: Secrets,
+) -> Body:
     response = await session.transport.handle_async_request(request)
     try:
         if response.status_code != httpx.codes.OK:
             told = response.headers
             leads_to = redirect_host(told.get("location"), secrets) if response.is_redirect else ""
             raise failure_of_status(response.status_code, told.get("retry-after"), leads_to)
-        return await read_capped(response, max_bytes)
+        return await read_capped(response, max_bytes, make_room)
     finally:
         await response.aclose()
+
+
+def _read(body: Body, ids: Sequence[str], max_bytes: int, secrets: Secrets, words: StatusWords) -> Answer:
+    plain = body.plain(max_bytes)
+    return _redacted(read_answer(plain, ids), plain, secrets, words)
 
 
 def _redacted(answer: Answer, body: bytes, secrets: Secrets, words: StatusWords) -> Answer:
@@ -221,7 +249,7 @@ def _redacted(answer: Answer, body: bytes, secrets: Secrets, words: StatusWords)
     )
 
 
-@cache
+@functools.cache
 def _tls_context(ca_file: str | None) -> ssl.SSLContext:
     """One context for all lanes (it takes 20 ms to make). SSL_CERT_FILE and SSLKEYLOGFILE have no say in it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

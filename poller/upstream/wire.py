@@ -22,11 +22,20 @@ from poller.core.evidence import clean_text
 from poller.core.model import ABSENT, UNPROVEN, Answer, Kind, Report
 from poller.errors import AskFailed, AskReason
 from poller.upstream.fields import finished_s, progress_text, usage_of
+from poller.upstream.loose_json import Twice, has_at_most, has_more_values, read_strictly, repaired
 
 ERROR_LIMIT: Final = 2048
 """Characters kept of an item's error text."""
 WORD_LIMIT: Final = 64
 """Characters kept of a status word; the longest known one has a dozen."""
+PAYLOAD_LIMIT: Final = 1 << 20
+"""Bytes of an item that can be stored; of a longer one only the beginning is kept, as evidence."""
+ITEM_LIMIT: Final = 10_000
+"""Items of an answer: ten times as many as one can be asked for."""
+VALUE_LIMIT: Final = 500_000
+"""Values within one item; ten megabytes have room for millions, which take up twenty times as much once read."""
+AROUND_LIMIT: Final = 64 * 1024
+"""Bytes of an answer around its items."""
 
 _SAID: Final = Kind.SAID  # a look-up on an enum costs as much as decoding a field
 _SUBMIT: Final = "/submit"
@@ -34,12 +43,8 @@ _BASE = re.compile(
     r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?((?:/[A-Za-z0-9._~%!$&'()*+,;=:@-]*)*)",
     re.IGNORECASE,
 )
-_BOM: Final = b"\xef\xbb\xbf"
-# Every escape is consumed in turn, so that the second half of "\\" never starts one; a pair is one alternative.
-_ESCAPE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[dD][89a-fA-F][0-9a-fA-F]{2}|\\.")
-_LONE_LENGTH: Final = len(rb"\ud800")
 _SPACED_COLON = re.compile(rb'"[ \t\r\n]+:')
-_LONGEST_INTEGER: Final = 64
+_HEAD_LENGTH: Final = 8192
 _FINISHED: Final = frozenset({"finished_at", "finish_time", "completed_at"})
 
 
@@ -47,29 +52,15 @@ class _Envelope(msgspec.Struct):
     data: msgspec.Raw = msgspec.Raw()
 
 
-class _Twice(dict[str, Any]):
-    """A JSON object that gave a key more than once; ``pairs`` has everything that it said."""
-
-    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
-        super().__init__(pairs)
-        self.pairs = pairs
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    return found if len(found) == len(pairs) else _Twice(pairs)
-
-
-def _integer(digits: str) -> int | float:
-    # int() refuses more than 4300 digits and is quadratic before that; nothing that long is a number of ours.
-    return int(digits) if len(digits) <= _LONGEST_INTEGER else float("inf")
+class _Named(msgspec.Struct):
+    task_id: str | int = ""
 
 
 _check_syntax = msgspec.json.Decoder(msgspec.Raw).decode
 _read_envelope = msgspec.json.Decoder(_Envelope).decode
 _read_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_read_name = msgspec.json.Decoder(_Named).decode
 _read_object = msgspec.json.Decoder(dict[str, Any]).decode
-_read_strictly = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer).decode
 
 
 def ask_url(base_url: str, model: str) -> str:
@@ -108,13 +99,13 @@ def read_answer(body: bytes, asked: Sequence[str]) -> Answer:
 
     Ids match exactly or not at all. An id without an item is ABSENT; it is UNPROVEN when the answer has items for ids
     that nobody asked about, or objects that name no id, for then its item may have been there or elsewhere.
-    Raises ``AskFailed`` when the body as a whole is no evidence: NOT_JSON, TOO_DEEP, ENVELOPE, CODE; as a batch fault
-    where a single item may be the reason.
+    Takes a few times the memory of *body* at most, whatever is in it. Raises ``AskFailed`` when the body as a whole is
+    no evidence: NOT_JSON, TOO_DEEP, TOO_LARGE, ENVELOPE, CODE; as a batch fault where a single item may be the reason.
     """
     failure: AskFailed | None = None
     items: Sequence[msgspec.Raw] = ()
     try:
-        body = _repaired(body)
+        body = repaired(body)
         items = _items_of(body)
     except RecursionError:
         failure = AskFailed(AskReason.TOO_DEEP, "nested too deep to read", is_batch_fault=True)
@@ -132,6 +123,8 @@ def read_answer(body: bytes, asked: Sequence[str]) -> Answer:
     for raw in items:
         payload = bytes(raw)
         task_id, report = _read_item(payload, is_spaced)
+        if len(payload) > PAYLOAD_LIMIT:
+            report = report._replace(payload=payload[:_HEAD_LENGTH])
         if not task_id:
             unreadable += 1
             is_absence_proven = is_absence_proven and not payload.startswith(b"{")
@@ -144,20 +137,6 @@ def read_answer(body: bytes, asked: Sequence[str]) -> Answer:
     return Answer({task_id: report or missing for task_id, report in found.items()}, strangers, unreadable)
 
 
-def _repaired(body: bytes) -> bytes:
-    """The body without byte order mark and unpaired surrogate escapes, which one bad item could spoil it all with."""
-    body = body.removeprefix(_BOM)
-    if b"\\" in body and (b"\\ud" in body or b"\\uD" in body):
-        body = _ESCAPE.sub(lambda m: rb"\ufffd" if _is_lone(m[0]) else m[0], body)
-    if not body.isascii():
-        body.decode()  # msgspec passes over the bytes inside Raw unread
-    return body
-
-
-def _is_lone(escape: bytes) -> bool:
-    return len(escape) == _LONE_LENGTH
-
-
 def _items_of(body: bytes) -> Sequence[msgspec.Raw]:
     """The items of ``data`` unread; empty for null. Raises AskFailed for an envelope that is not a good answer."""
     if not body.startswith(b"{") and not body.lstrip(b" \t\r\n").startswith(b"{"):
@@ -165,9 +144,11 @@ def _items_of(body: bytes) -> Sequence[msgspec.Raw]:
         raise AskFailed(AskReason.ENVELOPE, "the body is not an object")
     data = bytes(_read_envelope(body).data)
     # What is left without the list is a few dozen bytes: cheap enough to be read strictly every time.
-    rest = _without(data, body) if data.startswith(b"[") else body
-    envelope = _read_strictly(rest.decode())
-    if type(envelope) is _Twice:
+    rest = (_without(data, body) if data.startswith(b"[") else body).strip()
+    if len(rest) > AROUND_LIMIT:
+        raise AskFailed(AskReason.ENVELOPE, f"more than {AROUND_LIMIT} bytes around the items")
+    envelope = read_strictly(rest.decode())
+    if type(envelope) is Twice:
         raise AskFailed(AskReason.ENVELOPE, "the envelope gives a key twice")
     code = envelope.get("code")
     if not (code == "0" or (type(code) in (int, float) and code == 0)):
@@ -177,6 +158,8 @@ def _items_of(body: bytes) -> Sequence[msgspec.Raw]:
         return ()
     if not data.startswith(b"["):
         raise AskFailed(AskReason.ENVELOPE, "data is not a list")
+    if not has_at_most(ITEM_LIMIT, data):
+        raise AskFailed(AskReason.TOO_LARGE, f"more than {ITEM_LIMIT} items", is_batch_fault=True)
     return _read_items(data)
 
 
@@ -198,27 +181,38 @@ def _has_spaced_colons(body: bytes) -> bool:
 
 def _read_item(payload: bytes, is_spaced: bool) -> tuple[str, Report]:
     """The one id that an item names, or an empty one, and its report."""
+    if has_more_values(VALUE_LIMIT, payload):
+        return _read_huge_item(payload)
     try:
         item = _read_object(payload)
         keys = payload.count(b'":')
         if is_spaced or (keys != len(item) and keys != _count_keys(item)):
-            item = _read_strictly(payload.decode())
+            item = read_strictly(payload.decode())
     except (RecursionError, ValueError):
         return _read_odd_item(payload)
     return _report_of(item, payload)
 
 
+def _read_huge_item(payload: bytes) -> tuple[str, Report]:
+    """As ``_read_item``, for one that would take up too much memory: whose it is, and nothing else."""
+    try:
+        name = _id_of(_read_name(payload).task_id)
+    except (RecursionError, ValueError):
+        name = ""
+    return name, Report(Kind.UNREADABLE, payload=payload)
+
+
 def _read_odd_item(payload: bytes) -> tuple[str, Report]:
     """As ``_read_item``, for what the quick decoder refuses: no object at all, or a number that fits nowhere."""
     try:
-        return _report_of(_read_strictly(payload.decode()), payload)
+        return _report_of(read_strictly(payload.decode()), payload)
     except (RecursionError, ValueError):
         return "", Report(Kind.UNREADABLE, payload=payload)
 
 
 def _report_of(item: Any, payload: bytes) -> tuple[str, Report]:
     if type(item) is not dict:
-        ids = {_id_of(value) for key, value in item.pairs if key == "task_id"} if type(item) is _Twice else set()
+        ids = {_id_of(value) for key, value in item.pairs if key == "task_id"} if type(item) is Twice else set()
         return ids.pop() if len(ids) == 1 else "", Report(Kind.UNREADABLE, payload=payload)
     get = item.get
     task_id = get("task_id")
@@ -231,7 +225,7 @@ def _report_of(item: Any, payload: bytes) -> tuple[str, Report]:
         type(word) is not str
         or not (word := word.strip(" \t\r\n").lower())
         or not word.isprintable()
-        or type(usage) is _Twice
+        or type(usage) is Twice
     ):
         return task_id, Report(Kind.UNREADABLE, payload=payload)
     if len(word) > WORD_LIMIT:
