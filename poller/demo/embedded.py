@@ -151,6 +151,8 @@ def postgres(
             "listen_addresses": listen,
             "fsync": "on" if keep else "off",
             "max_connections": "200",
+            # Below the folder, which is swept: what is elsewhere outlives a server that is killed.
+            "dynamic_shared_memory_type": "mmap",
             **settings,
         }
         leash = ["setpriv", "--pdeathsig", "INT"] if shutil.which("setpriv") else []

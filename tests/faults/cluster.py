@@ -22,6 +22,7 @@ _SIZE = "400m"
 _SETTINGS = {
     "listen_addresses": "",
     "max_connections": "60",
+    "dynamic_shared_memory_type": "mmap",
     "fsync": "off",
     "full_page_writes": "off",
     "deadlock_timeout": "200ms",
