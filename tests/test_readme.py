@@ -43,3 +43,11 @@ def test_every_command_stands_in_readme_and_every_one_there_exists() -> None:
     table = README.split("## Commands")[1].split("## Settings")[0]
     named = set(re.findall(r"`([a-z]+)[^`]*`", table))
     assert set(poller.list_commands(click.Context(poller))) <= named
+
+
+def test_every_event_that_readme_explains_is_said_by_somebody() -> None:
+    table = README.split("## When a person is needed")[1].split("##")[0]
+    events = re.findall(r"^\| `([a-z_]+)` \|", table, re.MULTILINE)
+    source = "\n".join(path.read_text() for path in (ROOT / "poller").rglob("*.py"))
+    assert len(events) >= 10
+    assert [event for event in events if f'"{event}"' not in source] == []
