@@ -90,7 +90,8 @@ class _Judged:
 
     settles: list[tuple[Task, Settle, Report]] = field(default_factory=list)
     refunds: list[tuple[Task, GiveUp, Report]] = field(default_factory=list)
-    holds: list[tuple[Task, str, str]] = field(default_factory=list)
+    holds: list[tuple[Task, str, str, str]] = field(default_factory=list)
+    """With reason, detail and evidence. The evidence has upstream's answer in it, which belongs in no log."""
     advances: list[tuple[Task, Advance]] = field(default_factory=list)
     sightings: dict[int, int] = field(default_factory=dict)
     words: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -153,9 +154,10 @@ class Bench:
         if lessons:
             await self._tasks.remember_keys(channel.id, _of_open_tasks(lessons, batch, judged))
         if judged.holds:
-            counts.quarantined += await self._tasks.quarantine(judged.holds)
+            notes = [(task, reason, f"{detail} {seen}".strip()) for task, reason, detail, seen in judged.holds]
+            counts.quarantined += await self._tasks.quarantine(notes)
             reach("batch.held")
-            for task, reason, detail in judged.holds:
+            for task, reason, detail, _ in judged.holds:
                 self._witness.quarantined(task, reason, detail)
         if judged.words:
             await self._tasks.unknown_words(channel.id, judged.words)
@@ -197,8 +199,7 @@ class Bench:
                     if decision.refund:
                         judged.refunds.append((task, decision, report))
                     else:
-                        seen = evidence.evidence_of(report)
-                        judged.holds.append((task, decision.reason, f"{decision.detail} {seen}".strip()))
+                        judged.holds.append((task, decision.reason, decision.detail, evidence.evidence_of(report)))
             if report.kind is Kind.SAID and not _is_known(report.word, policy):
                 count, example = judged.words.get(report.word, (0, upstream_id))
                 judged.words[report.word] = (count + len(rows), example)
@@ -224,7 +225,7 @@ class Bench:
                     wishes.append(priced)
                 else:
                     said = f"usage comes to {priced.charged} where {task.reserved} was reserved"
-                    judged.holds.append((task, "charge_implausible", f"{said}; {priced.evidence}"))
+                    judged.holds.append((task, "charge_implausible", said, priced.evidence))
         admitted, waiting = self._refunds.admit(wishes)
         if waiting:
             self._hold_back(channel, waiting, counts)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from poller.cli.reading import PATIENCE_S, opened
 from poller.cli.sheet import stamp
 from poller.errors import Stop
+from poller.ops.log_lines import escaped
 
 if TYPE_CHECKING:
     from poller.postgres.inspect import Inspector
@@ -65,7 +66,7 @@ async def single(inspector: Inspector, name: str) -> int:
 def candidate(row: dict[str, Any]) -> str:
     """One of several tasks that a name may mean, in a line."""
     named = f"pk:{row['pk']} task_id={row['task_id']} channel={row['channel_id']} user={row['user_id']}"
-    return f"  {named} status={row['status'] or '-'} submitted={stamp(row['submitted_s'])}"
+    return escaped(f"  {named} status={row['status'] or '-'} submitted={stamp(row['submitted_s'])}")
 
 
 def who() -> str:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import click
 
+from poller.ops.log_lines import escaped
+
 
 class Sheet(NamedTuple):
     """One table. Columns whose name ends in ``>`` are aligned to the right; without any name there is no header."""
@@ -20,9 +22,13 @@ class Sheet(NamedTuple):
 
 
 def show(*parts: Sheet | str) -> None:
-    """Print sheets and lines of text to stdout, a blank line round each sheet."""
+    """Print sheets and lines of text to stdout, a blank line round each sheet.
+
+    Ids, models and reasons are other people's words: nothing in them reaches the terminal that could steer it.
+    """
     import sys
 
+    parts = tuple(escaped(part) if isinstance(part, str) else _escaped(part) for part in parts)
     if sys.stdout.isatty():
         _show_rich(parts)
         return
@@ -66,6 +72,11 @@ def stamp(epoch_s: float | None) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch_s))
 
 
+def _escaped(sheet: Sheet) -> Sheet:
+    rows = [["" if value is None else escaped(str(value)) for value in row] for row in sheet.rows]
+    return sheet._replace(rows=rows)
+
+
 def _plain(sheet: Sheet) -> Iterable[str]:
     if not sheet.rows:
         yield f"{sheet.title}: {sheet.empty}"
@@ -74,7 +85,7 @@ def _plain(sheet: Sheet) -> Iterable[str]:
     heads = [name.removesuffix(">") for name in sheet.columns]
     cells = [
         *([heads] if any(heads) else []),
-        *[["" if value is None else str(value) for value in row] for row in sheet.rows],
+        *[[str(value) for value in row] for row in sheet.rows],
     ]
     widths = [max(len(row[place]) for row in cells) for place in range(len(heads))]
     for row in cells:
@@ -102,6 +113,6 @@ def _show_rich(parts: Sequence[Sheet | str]) -> None:
                 justify: Any = "right" if name.endswith(">") else "left"
                 table.add_column(name.removesuffix(">"), justify=justify, overflow="fold")
             for row in part.rows:
-                table.add_row(*[Text("" if value is None else str(value)) for value in row])
+                table.add_row(*[Text(str(value)) for value in row])
             console.print()
             console.print(table)

@@ -133,7 +133,7 @@ def console_line(*, colours: bool) -> Callable[[Mapping[str, Any]], str]:
         )
         lines = [f"{stamp:%H:%M:%S} {label} {_plain(name):<18} {shown}".rstrip()]
         if exception is not None:
-            lines += ["    " + _escaped(line) for line in str(exception).splitlines()]
+            lines += ["    " + escaped(line) for line in str(exception).splitlines()]
         return "\n".join(lines)
 
     return write
@@ -148,10 +148,15 @@ def _plain(value: object) -> str:
     text = str(value)
     if _BARE.fullmatch(text) and text.isprintable():
         return text
-    return '"' + _escaped(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+    return '"' + escaped(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    r"""*text* fit for a terminal: what is not printable, such as ESC and bidirectional marks, is spelt out.
+
+    >>> escaped("job\x1b[2J\u202e1")
+    'job\\x1b[2J\\u202e1'
+    """
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _ESCAPES.get(char) or _escape(char) for char in text)

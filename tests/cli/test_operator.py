@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
+from poller.cli.desk import candidate
 from poller.cli.sheet import Sheet, ago, facts
 from poller.cli.task import RULES
 from poller.core import decide
@@ -431,6 +432,24 @@ def test_on_a_terminal_the_same_is_a_rich_table(capsys: pytest.CaptureFixture[st
     assert "head [x]" in out
     assert "[red]y[/red]" in out
     assert out.endswith(": none\n")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_what_upstreams_and_users_wrote_does_not_steer_the_terminal(
+    is_terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    from poller.cli.sheet import show
+
+    monkeypatch.setattr("sys.stdout.isatty", lambda: is_terminal)
+    odd = "job\x1b]0;owned\x07\x9b2J\u202e1\r\nsettled"
+    show(f"task {odd}", Sheet("t", ("task",), [(odd,)]))
+    out = capsys.readouterr().out
+    assert "\x1b]" not in out
+    assert not set("\x07\x9b\u202e\r") & set(out)
+    assert "job\\x1b]0;owned" in out
+    assert "\x1b" not in candidate(
+        {"pk": 1, "task_id": odd, "channel_id": 1, "user_id": 1, "status": odd, "submitted_s": 0}
+    )
 
 
 def test_facts_leave_out_what_is_not_there():

@@ -208,6 +208,16 @@ def test_a_flood_of_different_words_costs_bounded_memory():
     assert len(told._repeats._seen) <= 2000
 
 
+def test_an_upstream_that_makes_words_up_gets_a_few_lines_of_the_log():
+    told, lines, _ = recorder()
+    for number in range(5000):
+        told.unknown_word(1, f"w{number}", 1)
+    told.unknown_word(2, "w1", 1)
+    assert 20 <= len(lines.text) <= 33
+    assert "channel_id=2" in lines.text[-1]
+    assert sample(told, "custompass_unknown_status_total", channel="1") == 5000
+
+
 def test_a_quarantined_task_is_named_for_the_person():
     told, lines, _ = recorder()
     told.quarantined(task(), "unknown_word", "said odd")

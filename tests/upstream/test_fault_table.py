@@ -357,6 +357,7 @@ async def test_fault(case: Case, make_rig: MakeRig) -> None:
         await rig.walk(channel)
         await expect(rig, tasks, case.outcomes, before)
         assert [note["reason"] for note in await rig.watched()] == ([case.held] if case.held else [])
+        assert not any('"task_id"' in str(event) for event in rig.lines.events)
         counted = rig.reasons()
         assert counted[case.reason] >= 1, counted
         assert set(counted) <= {case.reason, "ok"}, counted
