@@ -18,7 +18,6 @@ from tests.faults.rig import LEASE_S, Rig
 
 Fault = Callable[[Rig, Step], Awaitable[None]]
 _OURS = "application_name LIKE 'poller/%' AND datname = current_database()"
-_HANDING_OVER = "fleet.released"
 _AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
@@ -46,16 +45,7 @@ async def crash(rig: Rig, step: Step) -> None:
     child = rig.some_daemon()
     if child is not None and len(rig.alive) > 1 + len(rig.armed):
         rig.hits["kill"] += await rig.fell(child)
-    count = 1 if step.label == _HANDING_OVER else random.Random(step.seed).choice((1, 1, 2))
-    await rig.spawn(crash_at=f"{step.label}:{count}")
-    if step.label == _HANDING_OVER:
-        # Lanes are handed over when more replicas lower everybody's share: of four lanes, to one.
-        await anyio.sleep(LEASE_S * 1.5)
-        helpers = [await rig.spawn() for _ in range(2)]
-        await anyio.sleep(LEASE_S * 1.5)
-        for helper in helpers:
-            if helper in rig.alive and helper.code is None:
-                rig.hits["kill"] += await rig.fell(helper)
+    await rig.spawn(crash_at=f"{step.label}:{random.Random(step.seed).choice((1, 1, 2))}")
 
 
 async def freeze(rig: Rig, step: Step) -> None:

@@ -42,6 +42,10 @@ RARE = {
     "settle.refused": "deletions",
 }
 """Labels that only some circumstances lead to, and which."""
+HANDED_OVER = "fleet.released"
+"""Reached by a daemon that has all lanes when others come and want theirs."""
+_FROM_THE_START = {*RARE, HANDED_OVER}
+"""Labels at which a daemon must kill itself that was there before all others."""
 _BROKEN_SERVER = ("server_child", "server_immediate", "server_fast", "server_killed", "fail_over", "full_disk")
 
 
@@ -113,7 +117,7 @@ def plan(seed: int, number: int, able: frozenset[str]) -> Plan:
             circumstances |= {RARE[label]} if label in RARE else set()
         # What kills itself at a label needs work left to reach it.
         at_s = round(0.01 + chance.random() * (1.5 if label else WINDOW_S - 0.5), 2)
-        steps.append(Step(0.0 if label in RARE else at_s, fault, f"{seed}/{number}/{place}", label))
+        steps.append(Step(0.0 if label in _FROM_THE_START else at_s, fault, f"{seed}/{number}/{place}", label))
     if "not_found" in circumstances:
         # A listed not_found ends tasks before a hold could.
         circumstances.discard("hold") if not any(
@@ -140,7 +144,7 @@ def focused(seed: int, number: int, claim: str) -> Plan:
     label = claim.removeprefix("crash at ") if claim.startswith("crash at ") else ""
     fault = "crash" if label else "commit_cuts" if claim == "pooler" else claim
     chance = random.Random(f"{seed}/{number}/{claim}")
-    at_s = 0.0 if label in RARE else 0.8
+    at_s = 0.0 if label in _FROM_THE_START else 0.8
     return Plan(
         seed=seed,
         number=number,

@@ -23,7 +23,7 @@ from poller.postgres.pool import open_pool
 from tests.e2e.harness import truth_of, upstream
 from tests.faults import checker
 from tests.faults.cluster import Cluster
-from tests.faults.nursery import Child, Nursery
+from tests.faults.nursery import LIMIT_S, Child, Nursery
 from tests.faults.plan import WINDOW_S, Plan
 from tests.faults.pooler import pooler
 from tests.faults.proxy import Proxy, Target
@@ -182,8 +182,8 @@ class Rig:
                 await self._seed(url, simulator)
                 for step in self.plan.steps:
                     if step.label and step.at_s == 0:
-                        await self.spawn(crash_at=f"{step.label}:1")
-                        await anyio.sleep(LEASE_S / 2)
+                        first = await self.spawn(crash_at=f"{step.label}:1")
+                        await self._walks(first)
                 for _ in range(self.plan.replicas):
                     await self.spawn()
                 rival = Rival(self.plan.profile, self.dsn, self.chance)
@@ -210,6 +210,13 @@ class Rig:
             for child in self._all:
                 await child.ended()
             await self.proxy.close()
+
+    async def _walks(self, child: Child) -> None:
+        """Wait until there is no lane that *child* could take, or it is over."""
+        free = "SELECT FROM poller.lane HAVING count(*) FILTER (WHERE lease_until > now()) < 4"
+        with anyio.fail_after(LIMIT_S):
+            while child.code is None and await self.admin(free):
+                await anyio.sleep(0.02)
 
     async def _at(self, when: float, fault, step) -> None:  # type: ignore[no-untyped-def]
         await anyio.sleep(max(0.0, when - anyio.current_time()))

@@ -24,7 +24,7 @@ from poller.postgres.pool import open_pool
 from tests.e2e.harness import until
 from tests.faults.labels import labels
 from tests.faults.nursery import Nursery
-from tests.faults.plan import PROFILES, RARE
+from tests.faults.plan import HANDED_OVER, PROFILES, RARE
 from tests.faults.settling import open_tasks, settle_everything, truly
 from tests.faults.stand import Stand, stand
 from tests.postgres.gateway import Gateway, open_store
@@ -35,7 +35,6 @@ LABELS = labels()
 MONEY = tuple(label for label in LABELS if label.startswith("settle.") and label not in RARE)
 OTHERS = tuple(label for label in LABELS if label not in MONEY)
 IS_FULL = os.environ.get("POLLER_FAULTS") == "full"
-HANDED_OVER = "fleet.released"
 
 WHOLE_DAEMON = [
     (label, way)
