@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any
 
 import asyncpg
@@ -41,6 +42,27 @@ class _Connection(asyncpg.Connection):
 
 async def _keep_as_is(_connection: Any) -> None:
     """Instead of asyncpg's reset of the session at each release: one round trip less, and there is nothing to reset."""
+
+
+async def _connect(*args: Any, own: Statements, **options: Any) -> Any:
+    """A connection to a server that takes writes; of several in the DSN the first that says so at log-in.
+
+    A pooler tells for ever what the first server told it, also when that was promoted since: who is turned away by it
+    asks the server itself.
+    """
+    try:
+        return await asyncpg.connect(*args, target_session_attrs=SessionAttribute.read_write, **options)
+    except asyncpg.TargetServerAttributeNotMatched:
+        connection = await asyncpg.connect(*args, target_session_attrs=SessionAttribute.any, **options)
+        try:
+            async with connection.transaction():
+                is_read_only = await connection.fetchval(own.is_read_only.text)
+            if is_read_only:
+                raise
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
 
 async def open_pool(
@@ -91,7 +113,7 @@ async def open_pool(
             command_timeout=command_timeout_s,
             statement_cache_size=0 if is_pooled else 100,
             server_settings=settings,
-            target_session_attrs=SessionAttribute.read_write,
+            connect=functools.partial(_connect, own=own),
         )
     except THROWN as error:
         raise _refusal(error) from error
@@ -113,13 +135,13 @@ async def _first_look(
 ) -> tuple[bool, int, Identity | None]:
     """Whether a pooler answers, the server's version, and who it is; on a connection that any pooler accepts."""
     try:
-        connection = await asyncpg.connect(
+        connection = await _connect(
             target.dsn.reveal(),
+            own=own,
             timeout=timeout_s,
             command_timeout=timeout_s,
             statement_cache_size=0,
             server_settings=settings,
-            target_session_attrs=SessionAttribute.read_write,
         )
     except THROWN as error:
         raise _refusal(error) from error

@@ -246,7 +246,11 @@ async def read_only(rig: Rig, step: Step) -> None:
     """The name now leads to a server that takes no writes."""
     name = rig.database
     await rig.admin(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-    end = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {_OURS}"
+    # A pooler's sessions may have no name yet; they would stay read-only.
+    end = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name NOT IN ('rig', 'gateway', 'crowd')"
+    )
     try:
         await rig.admin(end)
         await anyio.sleep(1.2)

@@ -144,7 +144,7 @@ def focused(seed: int, number: int, claim: str) -> Plan:
     label = claim.removeprefix("crash at ") if claim.startswith("crash at ") else ""
     fault = "crash" if label else "commit_cuts" if claim == "pooler" else claim
     chance = random.Random(f"{seed}/{number}/{claim}")
-    at_s = 0.0 if label in _FROM_THE_START else 0.8
+    at_s = 0.0 if label else 0.8
     return Plan(
         seed=seed,
         number=number,

@@ -16,7 +16,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from poller.errors import Misconfigured
+from poller.errors import DatabaseAway, Misconfigured
 from poller.postgres.leases import Leases
 from poller.postgres.migrate import migrate, verify
 from poller.postgres.profile import detect
@@ -82,6 +82,24 @@ async def test_many_clients_on_two_server_connections_never_mix_up_their_stateme
             for number in range(24):
                 group.start_soon(ask, number)
         assert wrong == []
+
+
+async def test_what_the_pooler_remembers_of_a_read_only_server_keeps_nobody_from_it_for_ever(behind, open_database):
+    direct, through = behind
+    name = direct.split("@/")[1].split("?")[0]
+    with anyio.fail_after(60):
+        plain = await open_database(direct)
+        await plain.fetch(Statement("close", f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+        with pytest.raises(DatabaseAway, match="read_only"):
+            await open_database(through)
+        await plain.fetch(Statement("open", f"ALTER DATABASE {name} RESET default_transaction_read_only"))
+        sessions = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()"
+        )
+        await plain.fetch(Statement("promote", sessions), name)
+        database = await open_database(through)
+        assert await database.fetch(Statement("show", "SHOW transaction_read_only")) == [("off",)]
+        await database.fetch(Statement("write", "UPDATE poller.control SET is_paused = false"))
 
 
 async def test_a_replica_works_behind_the_pooler_as_it_does_without(behind, open_database):
