@@ -244,20 +244,12 @@ async def fail_over(rig: Rig, step: Step) -> None:
 
 async def read_only(rig: Rig, step: Step) -> None:
     """The name now leads to a server that takes no writes."""
-    name = rig.database
-    await rig.admin(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-    # A pooler's sessions may have no name yet; they would stay read-only.
-    end = (
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND application_name NOT IN ('rig', 'gateway', 'crowd')"
-    )
+    await rig.set_read_only(True)
     try:
-        await rig.admin(end)
         await anyio.sleep(1.2)
     finally:
         with anyio.CancelScope(shield=True):
-            await rig.admin(f"ALTER DATABASE {name} RESET default_transaction_read_only")
-            await rig.admin(end)
+            await rig.set_read_only(False)
     rig.hits["read_only"] += sum("read_only" in child.said() for child in rig.alive)
 
 

@@ -247,15 +247,27 @@ class Rig:
             child.signal(signal.SIGCONT)
         self.frozen.clear()
         await self.cluster.ready()
-        # A standby that was copied while COMMIT waited goes on waiting as a primary.
+        # A standby that missed the end of a fault before it was promoted goes on with it.
         await self.admin("ALTER SYSTEM RESET synchronous_standby_names")
         await self.admin("SELECT pg_reload_conf()")
+        if any(step.fault == "read_only" for step in self.plan.steps):
+            await self.set_read_only(False)
         await self._bury()
         for child in list(self.armed):
             # Its label was not reached in time: that is for the campaign to count.
             await self.fell(child)
             del self.armed[child]
             await self.spawn()
+
+    async def set_read_only(self, is_on: bool) -> None:
+        """Let the database take no writes of new sessions, or all again; those of the daemons are ended for it."""
+        how = "SET default_transaction_read_only = on" if is_on else "RESET default_transaction_read_only"
+        await self.admin(f"ALTER DATABASE {self.database} {how}")
+        # A pooler's sessions may have no name yet.
+        await self.admin(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name NOT IN ('rig', 'gateway', 'crowd')"
+        )
 
     async def _drain(self) -> None:
         """Wait until nothing is open that the daemons could settle, and nothing noted that they could forget."""
