@@ -28,6 +28,15 @@ MakeDatabase = Callable[..., Awaitable[str]]
 OpenDatabase = Callable[..., Awaitable[Database]]
 
 
+LONG = {"e2e", "deploy", "cli", "upstream"}
+"""Folders whose tests run whole processes or wait for time-outs."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests first: none is left to one process at the end, while the others have nothing to do."""
+    items.sort(key=lambda item: LONG.isdisjoint(item.path.parts))
+
+
 @pytest.fixture(scope="session")
 def pg_server() -> Iterator[Server]:
     """A running cluster; ``pg_server.dsn(name)`` is the DSN of one of its databases."""
