@@ -25,7 +25,7 @@ class Outbox:
     async def claim(self, kind: str, limit: int, claim_s: float, floor: int | None) -> list[Entry]:
         """Take at most *limit* entries for *claim_s* seconds; after that any replica may take them again.
 
-        *floor* is kept with those that have none yet: see ``add_logs.sql``.
+        The lowest *floor* that an entry was ever claimed with is kept with it: see ``add_logs.sql``.
         """
         rows = await self._database.fetch(self._statements.outbox_claim, kind, limit, claim_s, floor)
         return [

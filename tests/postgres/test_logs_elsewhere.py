@@ -141,6 +141,21 @@ async def test_a_line_is_found_again_among_rows_that_others_added(split: Split):
         assert await split.logs.fetchval("SELECT count(*) FROM logs") == 1001
 
 
+async def test_a_line_is_there_once_in_a_log_database_that_was_restored_between_two_tries(split: Split):
+    columns = "user_id, type, content"
+    values = "1, 'consume', 'x'" if split.site.gateway.profile == "documented" else "1, 2, 'x'"
+    with anyio.fail_after(LIMIT_S):
+        await split.logs.execute(f"INSERT INTO logs ({columns}) SELECT {values} FROM generate_series(1, 500)")
+        await split.settled()
+        await split.claim()
+        # A backup of the log database knows fewer rows than were there when the entry was claimed at first.
+        await split.logs.execute("DELETE FROM logs WHERE id > 100; SELECT setval('logs_id_seq', 100)")
+        for _ in range(2):
+            await split.site.gateway.connection.execute("UPDATE poller.outbox SET due_at = now()")
+            await split.courier.deliver(await split.claim())
+        assert await split.logs.fetchval("SELECT count(*) FROM logs") == 101
+
+
 async def test_looking_for_a_line_reads_no_whole_table_of_logs(split: Split):
     columns = "user_id, type, content"
     values = "1, 'consume', 'x'" if split.site.gateway.profile == "documented" else "1, 2, 'x'"

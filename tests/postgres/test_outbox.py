@@ -89,16 +89,15 @@ async def test_each_failed_try_waits_longer_up_to_a_limit_and_says_why(site):
         assert waits == [1, 2, 4, 6, 6]
 
 
-async def test_the_first_floor_that_an_entry_gets_stays_with_it(site):
+async def test_the_lowest_floor_that_an_entry_ever_got_stays_with_it(site):
     with anyio.fail_after(LIMIT_S):
         outbox = await filled(site)
         await outbox.claim("log", 10, 60.0, None)
         await make_due(site)
-        (entry,) = await outbox.claim("log", 10, 60.0, 0)
-        assert '"floor": 0' in entry.payload
-        await make_due(site)
-        (entry,) = await outbox.claim("log", 10, 60.0, 99)
-        assert '"floor": 0' in entry.payload
+        for floor, kept in ((7, 7), (99, 7), (None, 7), (3, 3)):
+            (entry,) = await outbox.claim("log", 10, 60.0, floor)
+            assert f'"floor": {kept}' in entry.payload
+            await make_due(site)
 
 
 async def test_what_is_done_with_is_gone_and_an_empty_outbox_has_no_age(site):

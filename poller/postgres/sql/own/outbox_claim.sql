@@ -1,6 +1,6 @@
 -- outbox_claim: take entries that are due, oldest first, for a while; rows that another replica is taking are left to it.
--- $1 text kind   $2 bigint how many at most   $3 float8 seconds   $4 bigint floor (or NULL),
---   kept with entries that have none yet
+-- $1 text kind   $2 bigint how many at most   $3 float8 seconds   $4 bigint floor (or NULL), the lowest of which is kept
+--   with each entry
 -- locks: the entries, until the statement ends
 -- returns: the entries; age_s in seconds; is_in_doubt: an earlier claim of it ended without a word
 WITH due AS MATERIALIZED (
@@ -17,8 +17,9 @@ SET tries = o.tries + 1,
     last_error = '',
     due_at = now() + make_interval(secs => $3::float8),
     payload = CASE
-        WHEN o.payload ? 'floor' OR $4::bigint IS NULL THEN o.payload
-        ELSE o.payload || jsonb_build_object('floor', $4::bigint)
+        WHEN $4::bigint IS NULL THEN o.payload
+        -- It only rises, unless the other side was restored from a backup or exchanged: then all is added anew there.
+        ELSE o.payload || jsonb_build_object('floor', least((o.payload ->> 'floor')::bigint, $4::bigint))
     END
 FROM due
 WHERE o.id = due.id
