@@ -125,6 +125,46 @@ async def test_redis_and_log_database_down_lose_nothing_and_are_caught_up_with(w
         await world.expect_delivered(users)
 
 
+@pytest.mark.parametrize("lost", ["request", "answer"])
+async def test_a_log_database_that_is_lost_in_the_midst_of_a_delivery_has_every_row_once_in_the_end(world, lost):
+    is_added = False
+
+    def cut(data: bytes) -> bytes | None:
+        nonlocal is_added
+        is_added = is_added or b"poller:add_logs" in data
+        if is_added and lost == "request":
+            return None
+        if is_added and b"COMMIT" in data:
+            world.proxy.to_client = lambda data: None
+        return data
+
+    with anyio.fail_after(LIMIT_S):
+        users = await world.settled(3)
+        world.proxy.to_server = cut
+        await world.deliveries().drain(LIMIT_S)
+        assert await world.logs.fetchval("SELECT count(*) FROM logs") == (3 if lost == "answer" else 0)
+        assert (await world.outbox.waiting()).depth == 3
+        world.proxy.to_server = world.proxy.to_client = lambda data: data
+        await world.make_due()
+        await world.deliveries().drain(LIMIT_S)
+        await world.expect_delivered(users)
+
+
+async def test_a_log_row_that_is_refused_waits_for_a_person_and_arrives_once_it_is_taken(world):
+    with anyio.fail_after(LIMIT_S):
+        users = await world.settled(3)
+        await world.logs.execute(f"ALTER TABLE logs ADD CONSTRAINT odd CHECK (user_id <> {users[1]})")
+        await world.deliveries().drain(LIMIT_S)
+        assert await world.logs.fetchval("SELECT count(*) FROM logs") == 2
+        (waiting,) = await world.site.gateway.rows("SELECT kind, last_error FROM poller.outbox")
+        assert waiting["kind"] == "log"
+        assert waiting["last_error"] != ""
+        await world.logs.execute("ALTER TABLE logs DROP CONSTRAINT odd")
+        await world.make_due()
+        await world.deliveries().drain(LIMIT_S)
+        await world.expect_delivered(users)
+
+
 async def test_one_side_that_is_down_does_not_hold_up_the_other(world):
     with anyio.fail_after(LIMIT_S):
         world.proxy.to_server = lambda data: None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import json
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from poller.cli.desk import candidate
 from poller.cli.sheet import Sheet, ago, facts
 from poller.cli.task import RULES
 from poller.core import decide
+from poller.core.model import Verdict
 from poller.postgres.settle import Settler
 from tests.cli.conftest import Run
 from tests.cli.test_commands import in_thread
@@ -122,6 +124,24 @@ async def test_requeue_does_what_it_can_and_says_what_it_cannot(site: Site, poll
     assert len(await actions(site)) == 1
 
 
+async def test_requeue_of_a_settled_task_lets_nothing_be_paid_again(site: Site, poller: Run):
+    """The gateway opened it again with another amount: it is for a person, before and after."""
+    user, channel, (task,) = await seeded(site, 450)
+    await site.store.settle([failed(task)])
+    paid = await site.gateway.balance(user)
+    await site.gateway.set_state(task.pk, "IN_PROGRESS")
+    await site.gateway.connection.execute("UPDATE tasks SET quota = 300")
+    (again,) = await site.tasks(channel)
+    await site.store.settle([failed(again)])
+    ran = await in_thread(poller, "tasks", "requeue", "job-1", SQL_DSN=site.gateway.dsn)
+    assert (ran.code, ran.err) == (0, "")
+    (again,) = await site.tasks(channel)
+    (fate,) = await site.store.settle([failed(again)])
+    assert (fate.verdict, fate.reason) == (Verdict.QUARANTINED, "ledger_of_another_amount")
+    assert await site.gateway.balance(user) == paid
+    assert len(await site.gateway.ledger()) == 1
+
+
 # -- resolve --
 
 
@@ -181,6 +201,39 @@ async def test_resolve_of_a_task_that_the_daemon_settles_meanwhile_moves_nothing
     await site.expect_money(start)
     assert await site.gateway.ledger() == []
     assert (await actions(site))[-1]["detail"].startswith("final")
+
+
+async def test_resolve_of_a_task_that_a_lane_settles_meanwhile_pays_it_once(
+    site: Site, poller: Run, monkeypatch: pytest.MonkeyPatch
+):
+    user, _, (task,) = await seeded(site, 450)
+    here, original = asyncio.get_running_loop(), Settler.settle
+
+    async def late(self, settlements):
+        if asyncio.get_running_loop() is not here:
+            of_the_lane = asyncio.run_coroutine_threadsafe(site.store.settle([failed(task)]), here)
+            await asyncio.wrap_future(of_the_lane)
+        return await original(self, settlements)
+
+    monkeypatch.setattr(Settler, "settle", late)
+    ran = await in_thread(poller, "tasks", "resolve", "job-1", "--refund", "--reason", "x", SQL_DSN=site.gateway.dsn)
+    assert ran.code == 1
+    assert "settled already" in ran.err
+    assert (await site.gateway.balance(user))[0] == 1450
+    assert [entry["rule"] for entry in await site.gateway.ledger()] == ["failed_word"]
+
+
+async def test_resolve_of_a_task_that_was_opened_again_pays_nothing(site: Site, poller: Run):
+    user, _, (task,) = await seeded(site, 450)
+    command = ("tasks", "resolve", "job-1", "--refund", "--reason", "ticket 7")
+    assert (await in_thread(poller, *command, SQL_DSN=site.gateway.dsn)).code == 0
+    await site.gateway.set_state(task.pk, "IN_PROGRESS")
+    await site.gateway.connection.execute("UPDATE tasks SET quota = 450")
+    again = await in_thread(poller, *command, SQL_DSN=site.gateway.dsn)
+    assert again.code == 1
+    assert "had been opened again" in again.err
+    assert (await site.gateway.balance(user))[0] == 1450
+    assert len(await site.gateway.ledger()) == 1
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,10 @@ def test_groups_do_not_mix():
     assert other is not None
     assert third is not None
     assert (other.kind, third.kind) == (Class.OWED, Class.OWED)
+    weighing.refund(place_of_refund(2, "c", 9))
+    last = weighing.task(place_of_task(3, "c", 5, True), task(4, 5))
+    assert last is not None
+    assert last.kind is Class.OWED
 
 
 def test_an_odd_task_is_for_a_person_whatever_the_logs_say():

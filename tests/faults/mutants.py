@@ -22,11 +22,14 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.faults.mutations import MUTATIONS, Mutation
+from tests.faults.mutations import MUTATIONS
+from tests.faults.mutations.mutation import Mutation
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT_S = 300
 _FAILED = 1
+_SLIP = re.compile(r"^E +(SyntaxError|NameError|UnboundLocalError|ImportError|AttributeError).*", re.MULTILINE)
+"""What fails with these is a patch that makes no sense: nobody could have shipped it."""
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", ".*", "benchmarks")
 
 
@@ -52,25 +55,13 @@ class Workshop:
 
     def patched(self, mutation: Mutation) -> dict[Path, str]:
         """Put the bug in; what the files were before. Raises ValueError when a patch does not apply exactly once."""
-        before: dict[Path, str] = {}
-        try:
-            for patch in mutation.patches:
-                files = sorted((self.folder / "poller").glob(patch.path))
-                if not files:
-                    raise ValueError(f"no file is named {patch.path}")
-                for file in files:
-                    text = file.read_text()
-                    if text.count(patch.old) != 1:
-                        raise ValueError(f"stands {text.count(patch.old)} times in {file.name}: {patch.old[:60]!r}")
-                    before.setdefault(file, text)
-                    file.write_text(text.replace(patch.old, patch.new))
-        except ValueError:
-            self.restore(before)
-            raise
+        texts = mutation.applied(self.folder / "poller")
+        before = {file: file.read_text() for file in texts}
+        self.restore(texts)
         return before
 
-    def restore(self, before: dict[Path, str]) -> None:
-        for file, text in before.items():
+    def restore(self, texts: dict[Path, str]) -> None:
+        for file, text in texts.items():
             file.write_text(text)
 
     def run(self, *tests: str) -> tuple[int, str]:
@@ -124,6 +115,8 @@ def tried(workshop: Workshop, mutation: Mutation) -> Fate:
     finally:
         workshop.restore(before)
     took_s = time.monotonic() - began
+    if code == _FAILED and (slip := _SLIP.search(said)):
+        return Fate(mutation.name, "BROKEN", slip[0], took_s)
     if code == _FAILED:
         failing = re.search(r"FAILED (\S+)", said)
         return Fate(mutation.name, "caught", failing[1] if failing else "?", took_s)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import asyncpg
+
 from tests.faults.mutations import MUTATIONS
 from tests.faults.nemesis import FAULTS
 from tests.faults.plan import HABITS
 
 TESTS = Path(__file__).resolve().parent.parent
+POLLER = TESTS.parent / "poller"
 
 CATALOGUE = {
     # -- the database
@@ -113,8 +116,24 @@ def test_what_the_catalogue_names_exists() -> None:
 
 
 def test_every_planted_bug_still_has_its_place() -> None:
+    names = [mutation.name for mutation in MUTATIONS]
+    assert len(set(names)) == len(names)
     for mutation in MUTATIONS:
-        for patch in mutation.patches:
-            texts = [path.read_text() for path in (TESTS.parent / "poller").glob(patch.path)]
-            assert texts, (mutation.name, patch.path)
-            assert all(text.count(patch.old) == 1 for text in texts), (mutation.name, patch.path)
+        for path, text in mutation.applied(POLLER).items():
+            if path.suffix == ".py":
+                compile(text, path.name, "exec")
+
+
+async def test_every_planted_bug_is_one_that_the_server_understands(make_database, profile_name) -> None:
+    """A test that fails because the statement is no SQL would have caught nothing."""
+    connection = await asyncpg.connect(await make_database(profile_name))
+    for mutation in MUTATIONS:
+        for path, text in mutation.applied(POLLER).items():
+            if path.parent.name in ("own", profile_name):
+                await connection.prepare(text)
+    await connection.close()
+
+
+def test_readme_says_how_many_bugs_are_planted() -> None:
+    readme = (TESTS.parent / "README.md").read_text()
+    assert f"| {len(MUTATIONS)} of {len(MUTATIONS)} |" in readme

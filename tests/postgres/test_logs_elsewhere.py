@@ -123,8 +123,8 @@ async def test_equal_lines_of_different_tasks_are_all_kept(split: Split):
             await gateway.task(user, channel, task_id="the-same")
         await split.site.store.settle([failed(task) for task in await split.site.tasks(channel)])
         entries = await split.claim()
-        for _ in range(2):
-            await split.courier.deliver(entries)
+        for some in (entries[:1], entries, entries):
+            await split.courier.deliver(some)
         assert len(await split.rows()) == 4
 
 
@@ -192,6 +192,36 @@ async def test_a_line_that_the_database_refuses_stands_alone(split: Split):
             Fate.REFUSED if number == 2 else Fate.DELIVERED for number in range(5)
         ]
         assert len(await split.rows()) == 4
+
+
+async def test_a_log_database_that_is_lost_between_two_halves_leaves_the_second_for_later(
+    make_database, open_database, make_proxy, profile_name
+):
+    site = await open_site(make_database, open_database, profile_name, logs_elsewhere=True)
+    direct = await make_database(profile_name, migrated=False)
+    proxy, dsn = await make_proxy(direct)
+
+    async def open_logs():
+        return await open_database(dsn)
+
+    logs = await asyncpg.connect(direct)
+    split = Split(site, logs, LogCourier(LogDatabase(open_logs), load(profile_name)))
+    with anyio.fail_after(LIMIT_S):
+        await split.settled(5)
+        entries = await split.claim()
+        first, last = entries[0].payload.encode(), entries[4].payload.encode()
+        refused = json.loads(entries[0].payload)["user_id"]
+        await logs.execute(f"ALTER TABLE logs ADD CONSTRAINT odd CHECK (user_id <> {refused})")
+        proxy.to_server = lambda data: None if last in data and first not in data else data
+        receipts = sorted(await split.courier.deliver(entries))
+        assert [each.fate for each in receipts] == [Fate.REFUSED, Fate.DELIVERED, Fate.LEFT, Fate.LEFT, Fate.LEFT]
+        assert len(await split.rows()) == 1
+        proxy.to_server = lambda data: data
+        await logs.execute("ALTER TABLE logs DROP CONSTRAINT odd")
+        await split.courier.deliver(entries)
+        assert len(await split.rows()) == 5
+        await logs.close()
+        await site.gateway.connection.close()
 
 
 async def test_a_supplement_is_logged_as_what_it_is(split: Split):

@@ -39,6 +39,8 @@ async def test_open_tasks_free_ones_and_those_of_others_are_no_candidates(books:
         await books.finished(user, channel, 0)
         await books.finished(user, channel, platform="suno")
         assert await books.owed() == {}
+        owed = await books.finished(user, channel, 77)
+        assert kinds(await books.owed()) == {owed: Class.OWED}
 
 
 async def test_a_task_without_an_id_is_owed_only_when_a_person_says_so(books: Books):
@@ -76,6 +78,16 @@ async def test_log_rows_that_no_gateway_writes_keep_nobody_from_looking(books: B
         ):
             await books.odd_line(other)
         pk = await books.finished(await books.gateway.user(), await books.gateway.channel())
+        assert kinds(await books.owed()) == {pk: Class.OWED}
+
+
+async def test_a_log_row_that_is_no_refund_explains_nothing(books: Books):
+    """Of the same user, amount and task; but it says that something was consumed."""
+    with anyio.fail_after(LIMIT_S):
+        pk = await books.finished(user := await books.gateway.user(), await books.gateway.channel())
+        await books.refunded(user, pk, 5)
+        consumption = "'consume'" if books.profile == "documented" else "2"
+        await books.logs.execute(f"UPDATE logs SET type = {consumption} WHERE user_id = $1", user)
         assert kinds(await books.owed()) == {pk: Class.OWED}
 
 
@@ -295,6 +307,41 @@ async def test_the_daemon_does_not_touch_what_a_repair_settled(books: Books):
         (task,) = await books.site.tasks(channel)
         (fate,) = await books.site.store.settle([failed(task)])
         assert fate.verdict is Verdict.REOPENED
+        assert (await books.gateway.balance(user))[0] == 1450
+
+
+async def aged(books: Books, pk: int) -> None:
+    """Let *pk* be finished long enough ago for a repair."""
+    then = "now() - interval '1 hour'" if books.profile == "documented" else "extract(epoch FROM now()) - 3600"
+    columns = ("updated_at",) if books.profile == "documented" else ("updated_at", "finish_time")
+    for column in columns:
+        await books.gateway.connection.execute(f"UPDATE tasks SET {column} = {then} WHERE id = $1", pk)
+
+
+async def test_what_the_daemon_settled_is_never_owed_again(books: Books):
+    with anyio.fail_after(LIMIT_S):
+        user, channel = await books.gateway.user(), await books.gateway.channel()
+        pk = await books.gateway.task(user, channel)
+        await books.site.store.settle([failed(task) for task in await books.site.tasks(channel)])
+        await aged(books, pk)
+        other = await books.gateway.user()
+        owed = await books.finished(other, channel)
+        found = await books.owed(is_sure=True)
+        await books.reconciler().repair(list(found.values()))
+        assert kinds(found) == {owed: Class.OWED}
+        assert [(await books.gateway.balance(each))[0] for each in (user, other)] == [1450, 1450]
+
+
+async def test_a_repair_of_what_the_daemon_settled_meanwhile_pays_nothing(books: Books):
+    with anyio.fail_after(LIMIT_S):
+        user, channel = await books.gateway.user(), await books.gateway.channel()
+        pk = await books.finished(user, channel)
+        found = list((await books.owed()).values())
+        await books.gateway.set_state(pk, "IN_PROGRESS")
+        await books.site.store.settle([failed(task) for task in await books.site.tasks(channel)])
+        await aged(books, pk)
+        (fate,) = await books.reconciler().repair(found)
+        assert fate.verdict is Verdict.ALREADY
         assert (await books.gateway.balance(user))[0] == 1450
 
 

@@ -292,6 +292,20 @@ async def test_main_refund_goes_back_to_the_subscription_that_paid(opened):
         assert {entry["purse"] for entry in await site.gateway.ledger()} == {"subscription"}
 
 
+async def test_main_refund_to_a_subscription_moves_no_cached_balance(opened):
+    async with opened("main", moves_caches=True) as site:
+        user, plan, (by_plan,) = await subscribed(site, 10_000, 700, [450])
+        await site.store.settle([failed(by_plan)])
+        assert await site.gateway.rows("SELECT kind, payload FROM poller.outbox") == []
+        for quota, plan_of in ((100, plan), (30, None)):
+            saved = json.dumps({"billing_source": "subscription" if plan_of else "wallet", "subscription_id": plan_of})
+            await site.gateway.task(user, by_plan.channel_id, quota, private_data=saved)
+        await site.store.settle([failed(task) for task in await site.tasks(by_plan.channel_id)])
+        assert await used(site, plan) == 150
+        (posted,) = await site.gateway.rows("SELECT kind, payload FROM poller.outbox")
+        assert (posted["kind"], json.loads(posted["payload"])) == ("user_cache", {"user_id": user, "delta": 30})
+
+
 async def test_main_late_refund_into_a_new_period_stops_at_zero(opened):
     async with opened("main") as site:
         _, plan, (task,) = await subscribed(site, 10_000, 100, [450])
