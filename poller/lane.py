@@ -8,6 +8,7 @@ on one channel waste requests, and the settlement keeps the money right.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -25,6 +26,8 @@ from poller.gate import Gate
 from poller.walk import Recorder, Rules, Source, Walk
 
 _BACKOFF_FIRST_S, _BACKOFF_LAST_S = 0.5, 15.0
+_BREAK_S = 600.0
+"""Longer than any wait for an upstream: what lasts longer was a pause, an outage of our own, or a frozen process."""
 
 
 class Leases(Protocol):
@@ -75,6 +78,7 @@ class Lane:
         self._tools = tools
         self._bench = Bench(tools.source, tools.recorder, rules.max_refund_per_hour)
         self._due_at = anyio.current_time()
+        self._asking_since = self._asked_at = -math.inf
         self._is_leaving = False
         self._is_triggered = False
         self._wake = anyio.Event()
@@ -107,6 +111,14 @@ class Lane:
     def must_stop(self) -> bool:
         """Nothing new may be asked: leaving, or paused."""
         return self._is_leaving or self.is_paused
+
+    def asking_s(self) -> float:
+        """For how long upstream has been asked by now, told at every answer and failure; a break begins anew."""
+        now = anyio.current_time()
+        if now - self._asked_at > max(_BREAK_S, 2 * self._rules.interval_s):
+            self._asking_since = now
+        self._asked_at = now
+        return now - self._asking_since
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 

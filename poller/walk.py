@@ -78,6 +78,8 @@ class Walker(Protocol):
 
     def leave(self) -> None: ...
 
+    def asking_s(self) -> float: ...
+
     async def wait_for_upstream(self) -> None: ...
 
     async def save_breaker(self) -> None: ...
@@ -136,10 +138,14 @@ class Walk:
     def _policy_now(self) -> Policy:
         """The policy, its ages as much higher as the database's clock is in doubt."""
         doubt_s, policy = self._rules.clock.doubt_s, self._policy
-        if not doubt_s:
-            return policy
-        grace_s = policy.not_found_grace_s + doubt_s
-        return dataclasses.replace(policy, lifetime_s=policy.lifetime_s + doubt_s, not_found_grace_s=grace_s)
+        return dataclasses.replace(
+            policy,
+            lifetime_s=policy.lifetime_s + doubt_s,
+            not_found_grace_s=policy.not_found_grace_s + doubt_s,
+            behind_s=self._rules.clock.behind_s,
+            # What is not asked about any more because we stop says nothing against upstream.
+            asking_s=0.0 if self._is_over else self._lane.asking_s(),
+        )
 
     def _read_clock(self, now_s: float) -> None:
         clock, own_s = self._rules.clock, anyio.current_time()
@@ -151,7 +157,7 @@ class Walk:
                 "database_clock_leapt",
                 channel_id=self._lane.channel_id,
                 ahead_s=round(clock.doubt_s),
-                advice="deadlines go by our own clock for one lifetime; set the database's clock right",
+                advice="deadlines go by our own clock for one lifetime; set the clocks right, the database's above all",
             )
 
     @property

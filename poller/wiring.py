@@ -7,11 +7,13 @@ import functools
 import os
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import poller
 from poller import deliver as delivering
+from poller.core.clock import DatabaseClock
 from poller.core.concurrency import Slots
 from poller.core.model import Channel, Policy, StatusWords
 from poller.deliver import Deliveries
@@ -206,6 +208,7 @@ def rules(settings: Settings, *, is_patient: bool = True) -> Rules:
 
     return Rules(
         policy=policy,
+        clock=DatabaseClock(time.time() - time.monotonic()),
         base_words=settings.status_words,
         interval_s=settings.poll_interval_s,
         batch_size=settings.batch_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,10 +15,13 @@ from poller.core import decide as law
 from poller.core.model import Settled, Settlement
 from poller.core.passes import Page
 from poller.errors import DatabaseAway, NotPermitted
+from poller.lane import Lane
 from poller.postgres.faults import Fault, StatementFailed
+from poller.settings import load
+from poller.wiring import rules
 from tests.bounded import within
 from tests.upstream.faults_server import FaultServer, Request, answer_of, good, replies, response
-from tests.upstream.rig import MakeRig, Rig
+from tests.upstream.rig import LIFETIME_S, MakeRig, Rig
 
 LIMIT_S = 60.0
 
@@ -359,7 +363,67 @@ async def test_the_lag_of_a_settlement_counts_the_time_that_asking_took(make_rig
     assert (rig.metrics.registry.get_sample_value("custompass_detection_lag_seconds_sum") or 0) >= 0.5
 
 
-# -- a clock that leaps ahead ------------------------------------------------------------------------------
+# -- nobody can be asked -----------------------------------------------------------------------------------
+
+DAYS_S = 3 * 86400.0
+
+
+@within(LIMIT_S)
+async def test_after_days_without_a_daemon_the_first_failure_puts_nobody_aside(make_rig: MakeRig) -> None:
+    async def hiccups(request: Request, writer: asyncio.StreamWriter) -> None:
+        if request.number == 1:
+            writer.write(response(b"", "503 Busy"))
+        else:
+            await finishes(request, writer)
+
+    rig = await make_rig()
+    async with FaultServer(hiccups) as server:
+        channel = await rig.channel(server.url)
+        tasks = [await rig.task(channel, age_s=DAYS_S) for _ in range(3)]
+        await rig.walk(channel)
+        assert await rig.watched() == []
+        await rig.walk(channel)
+        assert await states(rig, tasks) == ["SUCCESS"] * 3
+
+
+@within(LIMIT_S)
+async def test_who_cannot_be_asked_about_through_a_lifetime_of_asking_goes_to_a_person(make_rig: MakeRig) -> None:
+    rig = await make_rig()
+    async with FaultServer(replies(b"", "503 Busy")) as server:
+        channel = await rig.channel(server.url)
+        old, _ = await rig.task(channel, age_s=DAYS_S), await rig.task(channel, age_s=7200.0)
+        await rig.walk(channel)
+        lane = rig.lane(channel)
+        # Nothing was asked for an hour: that is no hour of asking.
+        lane._asking_since -= LIFETIME_S
+        lane._asked_at -= LIFETIME_S
+        await rig.walk(channel)
+        assert await rig.watched() == []
+        lane._asking_since -= LIFETIME_S
+        await rig.walk(channel)
+        (note,) = await rig.watched()
+        assert (note["task_pk"], note["reason"]) == (old, "unreachable_past_limit")
+
+
+@within(LIMIT_S)
+async def test_what_a_lane_that_stops_does_not_ask_any_more_is_nobodys_failure(make_rig: MakeRig) -> None:
+    rig = await make_rig(batch_size=1, slots=2)
+
+    async def leaves(request: Request, writer: asyncio.StreamWriter) -> None:
+        rig.lane(channel).leave()
+        await finishes(request, writer)
+
+    async with FaultServer(leaves) as server:
+        channel = await rig.channel(server.url)
+        tasks = [await rig.task(channel, age_s=DAYS_S) for _ in range(20)]
+        rig.lane(channel).asking_s()
+        rig.lane(channel)._asking_since -= LIFETIME_S
+        await rig.walk(channel)
+        assert (await states(rig, tasks)).count("SUCCESS") == len(server.requests) < 20
+        assert await rig.watched() == []
+
+
+# -- a clock that leaps ------------------------------------------------------------------------------------
 
 
 @within(LIMIT_S)
@@ -393,3 +457,62 @@ async def test_a_database_whose_clock_leaps_two_hours_ahead_ends_no_young_task(m
         leap_s = 0.0
         await rig.walk(channel)
         assert await states(rig, [young, tasks[4]]) == ["IN_PROGRESS"] * 2
+
+
+def begin_by(rig: Rig, channel: int) -> None:
+    """Give *channel* a lane as a daemon that begins now would."""
+    clock = rules(load({"SQL_DSN": "postgres://gateway"}).settings).clock
+    rig.lanes[channel] = Lane(channel, dataclasses.replace(rig.rules(), clock=clock), rig.tools())
+
+
+@within(LIMIT_S)
+async def test_a_daemon_that_begins_after_the_clock_leapt_ends_no_young_task_either(make_rig: MakeRig) -> None:
+    async def works(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(answer_of(request.ids, "processing")))
+
+    rig = await make_rig()
+    async with FaultServer(works) as server:
+        channel = await rig.channel(server.url)
+        tasks = [await rig.task(channel, age_s=300.0), await rig.task(channel, age_s=4 * 3600.0)]
+
+        async def page(*args: Any) -> Page:
+            read = await rig.site.store.page(*args)
+            return read._replace(now_s=read.now_s + 7200.0)
+
+        begin_by(rig, channel)
+        with_source(rig, channel, page=page)
+        await rig.walk(channel, passes=2)
+        assert await states(rig, tasks) == ["IN_PROGRESS", "FAILURE"]
+        (leapt,) = [event for event in rig.lines.events if event["event"] == "database_clock_leapt"]
+        assert leapt["ahead_s"] == pytest.approx(7200, abs=60)
+
+
+@pytest.mark.parametrize("begins_after", [False, True])
+@within(LIMIT_S)
+async def test_a_database_whose_clock_goes_back_by_days_puts_nobody_aside(
+    begins_after: bool, make_rig: MakeRig
+) -> None:
+    async def works(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(answer_of(request.ids, "processing")))
+
+    leap_s = 0.0
+    rig = await make_rig()
+    async with FaultServer(works) as server:
+        channel = await rig.channel(server.url)
+        await rig.task(channel, age_s=300.0)
+
+        async def page(*args: Any) -> Page:
+            read = await rig.site.store.page(*args)
+            return read._replace(now_s=read.now_s + leap_s)
+
+        begin_by(rig, channel)
+        with_source(rig, channel, page=page)
+        if not begins_after:
+            await rig.walk(channel)
+        leap_s = -20 * 86400.0
+        await rig.walk(channel, passes=2)
+        assert await rig.watched() == []
+        # What is in no clock's past is still a person's.
+        odd = await rig.task(channel, age_s=-3 * 86400.0)
+        await rig.walk(channel)
+        assert [note["task_pk"] for note in await rig.watched()] == [odd]

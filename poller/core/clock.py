@@ -1,11 +1,13 @@
-"""How far the database's clock may be ahead of the truth, as far as deadlines go.
+"""How far the database's clock may be from the truth, as far as deadlines go.
 
 After a failover another machine tells the time. Were that hours ahead, young tasks would all be past their deadline at
-once, and refunded while they still run. Going back only makes everything later, so that is simply followed.
+once, and refunded while they still run. Going back only makes everything later, so that is followed; but what was
+submitted before is not taken for a thing of the future.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 TOLERANCE_S: Final = 300.0
@@ -13,12 +15,19 @@ TOLERANCE_S: Final = 300.0
 
 
 class DatabaseClock:
-    """The database's clock as this process saw it move, measured by the process's own monotonic one."""
+    """The database's clock as this process saw it move, measured by the process's own monotonic one.
 
-    def __init__(self) -> None:
+    *offset_s*: how much more our wall clock says than our monotonic one. A database that is ahead of it at first is
+    taken for one whose clock leapt just before we began.
+    """
+
+    def __init__(self, offset_s: float | None = None) -> None:
         self.doubt_s = 0.0
         """By how many seconds ages may come out too high."""
-        self._offset_s: float | None = None
+        self.behind_s = 0.0
+        """By how many seconds they may come out too low."""
+        self._offset_s = offset_s
+        self._furthest_s = -math.inf if offset_s is None else offset_s
         self._claimed_s = 0.0
         self._since_s = 0.0
 
@@ -43,4 +52,6 @@ class DatabaseClock:
                 self.doubt_s = ahead_s
                 return ahead_s
         self._offset_s, self.doubt_s = offset_s, 0.0
+        self._furthest_s = max(self._furthest_s, offset_s)
+        self.behind_s = self._furthest_s - offset_s
         return 0.0

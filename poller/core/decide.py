@@ -10,7 +10,8 @@
 
 Past the deadline a task that is processing, not_found or absent is given up, by policy with a refund or held for a
 person. A word in no list, a contradiction or an unreadable item then hold it without moving money. Where nothing
-usable is heard at all the deadline waits, to 12 times the lifetime at most.
+usable is heard at all the deadline waits, to 12 times the lifetime, and to the end of a lifetime of asking: after a
+daemon that was off for days, the first failure proves nothing.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def decide(task: Task, report: Report, now_s: float, policy: Policy, *, is_trigg
             return _settle(Outcome.FAILURE, "failed_word", report)
 
     age_s = now_s - task.submitted_s
-    if not (age_s >= -SKEW_S and task.submitted_s > 0):
+    if not (age_s >= -SKEW_S - policy.behind_s and task.submitted_s > 0):
         return _hold("age_unreadable", _age_detail(age_s), report)
     is_past = age_s >= policy.lifetime_s
 
@@ -181,7 +182,7 @@ def _unsaid(task: Task, report: Report, age_s: float, policy: Policy) -> Decisio
         case Kind.UNREADABLE | Kind.CONTRADICTION:
             return _keep(report.kind.value, task)
         case _:
-            if age_s >= WAIT_LIFETIMES * policy.lifetime_s:
+            if age_s >= WAIT_LIFETIMES * policy.lifetime_s and policy.asking_s >= policy.lifetime_s:
                 detail = f"no usable answer about it within {WAIT_LIFETIMES} times {policy.lifetime_s:g} s"
                 return _hold("unreachable_past_limit", detail, report)
             return _KEPT[report.kind.value]

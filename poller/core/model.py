@@ -183,10 +183,8 @@ class Answer(NamedTuple):
     """A good answer: one report for each id that was asked about, and what else was seen in it."""
 
     reports: dict[str, Report]
-    strangers: int = 0
-    """Items for ids that nobody asked about."""
-    unreadable: int = 0
-    """Items that named no readable id."""
+    strangers: int = 0  # items for ids that nobody asked about
+    unreadable: int = 0  # items that named no readable id
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +197,8 @@ class Policy:
     deadline_refunds: bool
     not_found_count: int
     not_found_grace_s: float
+    behind_s: float = 0.0  # by how much the database's clock may be behind the truth
+    asking_s: float = float("inf")  # for how long upstream has been asked by now, without a break
 
 
 class Keep(NamedTuple):

@@ -25,6 +25,7 @@ def test_no_age_grows_faster_than_our_own_clock_until_the_new_time_has_lasted_a_
         slack_s += leap_s if 0 < leap_s <= TOLERANCE_S else 0.0
         doubt_s = clock.read(db_s, own_s, LIFETIME_S)
         assert doubt_s >= 0
+        assert clock.behind_s >= 0
         if own_s < LIFETIME_S:
             # A task as old as the process.
             assert db_s - doubt_s - born_s <= own_s + slack_s + TOLERANCE_S + 1e-3
@@ -54,3 +55,23 @@ def test_a_leap_that_is_taken_back_leaves_no_doubt():
     clock.read(0.0, 0.0, LIFETIME_S)
     assert clock.read(7200.0 + 10, 10.0, LIFETIME_S) == 7200
     assert clock.read(20.0, 20.0, LIFETIME_S) == 0
+
+
+def test_a_clock_that_is_ahead_of_our_own_when_we_begin_leapt_just_before():
+    clock = DatabaseClock(offset_s=1e9)
+    assert clock.read(1e9 + 7200, 0.0, LIFETIME_S) == 7200
+    assert clock.read(1e9 + 7200 + LIFETIME_S - 1, LIFETIME_S - 1, LIFETIME_S) == 7200
+    assert clock.read(1e9 + 7200 + LIFETIME_S, LIFETIME_S, LIFETIME_S) == 0
+    assert clock.behind_s == 0
+
+
+def test_a_clock_that_went_back_is_behind_by_as_much_whether_we_saw_it_or_not():
+    clock = DatabaseClock(offset_s=1e9)
+    assert (clock.read(1e9 - 86400, 0.0, LIFETIME_S), clock.behind_s) == (0.0, 86400.0)
+    clock = DatabaseClock()
+    clock.read(1e9, 0.0, LIFETIME_S)
+    clock.read(1e9 - 86400, 0.0, LIFETIME_S)
+    assert clock.behind_s == 86400
+    for own_s in (0.0, LIFETIME_S):
+        clock.read(1e9 + own_s, own_s, LIFETIME_S)
+    assert (clock.doubt_s, clock.behind_s) == (0.0, 0.0)

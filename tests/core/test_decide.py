@@ -249,6 +249,8 @@ def test_settling_hands_on_all_that_was_reported() -> None:
 REFUNDS = Policy(UNLISTED, INTERVAL_S, LIFETIME_S, True, 3, GRACE_S)
 HOLDS = Policy(UNLISTED, INTERVAL_S, LIFETIME_S, False, 3, GRACE_S)
 COUNTS = Policy(LISTED, INTERVAL_S, LIFETIME_S, True, 3, GRACE_S)
+BEGINS = Policy(UNLISTED, INTERVAL_S, LIFETIME_S, True, 3, GRACE_S, asking_s=LIFETIME_S - 1)
+BEHIND = Policy(UNLISTED, INTERVAL_S, LIFETIME_S, True, 3, GRACE_S, behind_s=10 * 86400)
 
 
 def said(word: str, **facts: object) -> Report:
@@ -282,6 +284,11 @@ def said(word: str, **facts: object) -> Report:
         (Report(Kind.CONTRADICTION), LIFETIME_S, REFUNDS, (False, "contradiction_past_deadline")),
         (Report(Kind.NO_ANSWER), 12 * LIFETIME_S, REFUNDS, (False, "unreachable_past_limit")),
         (Report(Kind.UNPROVEN), 12 * LIFETIME_S, REFUNDS, (False, "unreachable_past_limit")),
+        (Report(Kind.NO_ANSWER), 99 * LIFETIME_S, BEGINS, Keep("no_answer")),
+        (Report(Kind.UNPROVEN), 99 * LIFETIME_S, BEGINS, Keep("unproven")),
+        (Report(Kind.ABSENT), 99 * LIFETIME_S, BEGINS, (True, "expired")),
+        (Report(Kind.NO_ANSWER), -10 * 86400, BEHIND, Keep("no_answer")),
+        (Report(Kind.NO_ANSWER), -11 * 86400 - 1, BEHIND, (False, "age_unreadable")),
         (said("processing"), -86401, REFUNDS, (False, "age_unreadable")),
         (Report(Kind.NO_ANSWER), -86401, REFUNDS, (False, "age_unreadable")),
     ],
