@@ -38,6 +38,12 @@ class NotFound(Stop):
     exit_code = 1
 
 
+class Refused(Stop):
+    """What a person asked for is surely a slip."""
+
+    exit_code = 1
+
+
 @contextlib.asynccontextmanager
 async def desk(settings: Settings, purpose: str, *, patience_s: float = PATIENCE_S) -> AsyncIterator[Desk]:
     """Open the database and see that its schema is ours. Raises Unavailable, Misconfigured, NotPermitted."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from poller.cli.desk import NotFound, desk, single, who
+from poller.cli.desk import NotFound, Refused, desk, single, who
 from poller.cli.reading import read_settings
 from poller.cli.sheet import Sheet, ago, show
 from poller.core.model import Outcome, Settled, Settlement, Verdict
@@ -144,6 +144,7 @@ def resolve(name: str, refund: bool, charge: int | None, as_reserved: bool, reas
 
 async def _resolve(name: str, outcome: Outcome, charged: int | None, why: str) -> Settled:
     from poller import wiring
+    from poller.core.ratios import is_plausible
 
     settings = read_settings().settings
     async with desk(settings, "tasks") as at:
@@ -153,6 +154,9 @@ async def _resolve(name: str, outcome: Outcome, charged: int | None, why: str) -
         pk, person = seen.task.pk, who()
         if not seen.is_active:
             raise NotFound(f"task {name} (pk {pk}): it is final already ({seen.task.state.value}); nothing moved")
+        if charged is not None and not is_plausible(charged, seen.task.reserved):
+            why = f"no gateway charges {charged} where {seen.task.reserved} was reserved"
+            raise Refused(f"task {name} (pk {pk}): {why}; nothing moved")
         amount = "as reserved" if charged is None else str(charged)
         # Before and after: should this command die in between, it shows what was under way.
         await at.inspector.record(person, "resolve", pk, f"as {outcome.value}, charge {amount}: {why}")
@@ -173,4 +177,7 @@ async def _resolve(name: str, outcome: Outcome, charged: int | None, why: str) -
             raise
         told = f"{settled.verdict.value} reserved={settled.reserved} charged={settled.charged} {settled.reason}"
         await at.inspector.record(person, "resolved", pk, told.strip())
+        if settled.verdict is Verdict.QUARANTINED and not (seen.note and seen.note["quarantined_at_s"]):
+            # What a person tried in vain takes no task from polling.
+            await at.inspector.requeue([pk], person)
         return settled

@@ -236,6 +236,32 @@ async def test_resolve_of_a_task_that_was_opened_again_pays_nothing(site: Site, 
     assert len(await site.gateway.ledger()) == 1
 
 
+async def test_resolve_charges_nothing_that_is_surely_a_slip(site: Site, poller: Run):
+    user, _, _ = await seeded(site, 450)
+    start = {user: await site.gateway.balance(user)}
+    command = ("tasks", "resolve", "job-1", "--charge", str(2**31), "--reason", "x")
+    ran = await in_thread(poller, *command, SQL_DSN=site.gateway.dsn)
+    assert ran.code == 1
+    assert "no gateway charges 2147483648 where 450 was reserved; nothing moved" in ran.err
+    await site.expect_money(start)
+    assert await site.gateway.ledger() == []
+    assert await actions(site) == []
+
+
+async def test_resolve_in_vain_takes_no_task_from_polling(site: Site, poller: Run):
+    _, channel, (task,) = await seeded(site, 450)
+    await site.gateway.connection.execute("ALTER TABLE users ADD CHECK (quota > 0)")
+    command = ("tasks", "resolve", "job-1", "--charge", "4500", "--reason", "x")
+    ran = await in_thread(poller, *command, SQL_DSN=site.gateway.dsn)
+    assert ran.code == 1
+    assert "it cannot be settled as the data stand; nothing moved" in ran.err
+    assert [each.pk for each in await site.tasks(channel)] == [task.pk]
+    # What was held before still is.
+    await hold(site, task)
+    assert (await in_thread(poller, *command, SQL_DSN=site.gateway.dsn)).code == 1
+    assert await site.tasks(channel) == []
+
+
 @pytest.mark.parametrize(
     "options",
     [
