@@ -8,12 +8,15 @@ from typing import Any, Protocol, TextIO
 
 import anyio
 
+from poller.core.evidence import clean_text
 from poller.core.model import Advance, Channel, Settled, Settlement, Task
 from poller.core.passes import Page, PassCounts
 from poller.core.pricing import PriceBook
 from poller.errors import Defer, Incomplete
 from poller.fleet import Leases
 from poller.lane import Lane
+
+_LONGEST_LINE = 2000
 
 
 class Source(Protocol):
@@ -40,11 +43,14 @@ async def once(leases: Leases, open_lane: Callable[[int], Lane], renewal_s: floa
     """
     unasked: list[str] = []
     done: list[PassCounts] = []
+    lanes: list[Lane] = []
 
     async def walk(lane: Lane) -> None:
         try:
             counts = await lane.walk()
             done.append(counts)
+            if lane.is_paused:
+                unasked.append(f"channel {lane.channel_id}: paused")
             if counts.failed_requests:
                 unasked.append(f"channel {lane.channel_id}: {counts.failed_requests} requests failed")
         except Defer as away:
@@ -56,14 +62,16 @@ async def once(leases: Leases, open_lane: Callable[[int], Lane], renewal_s: floa
         while True:
             await anyio.sleep(renewal_s)
             try:
-                await leases.beat(is_leaving=True)
+                beat = await leases.beat(is_leaving=True)
             except Defer:
                 # The passes go on: what a lost lease costs is a request asked twice.
                 continue
+            paused = {state.channel_id for state in beat.lanes if state.is_paused}
+            for lane in lanes:
+                lane.set_flags(is_paused=beat.is_all_paused or lane.channel_id in paused, has_work=True)
 
     try:
         beat = await leases.beat()
-        lanes = []
         for state in beat.lanes:
             if state.is_paused or beat.is_all_paused:
                 unasked.append(f"channel {state.channel_id}: paused")
@@ -156,7 +164,8 @@ class Rehearsal:
             self._say(f"unknown status word={word!r} channel_id={channel_id} count={count}")
 
     def _say(self, line: str) -> None:
-        print(line, file=self._out, flush=True)
+        # Ids and words are upstream's: none of them breaks the line or steers a terminal.
+        print(clean_text(line, _LONGEST_LINE), file=self._out, flush=True)
 
 
 class NoLeases:
