@@ -5,6 +5,7 @@ It runs in the daemon's own event loop, so that a loop that hangs fails its prob
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import socket
@@ -19,6 +20,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from poller.core.model import Secret
 from poller.errors import PollerError, Unavailable
@@ -28,6 +30,7 @@ from poller.ops.recorder import Recorder
 _CHECKS_LIMIT_S = 5.0
 _WORK_LIMIT_S = 10.0
 _STOP_S = 1
+_CONNECTIONS, _AT_ONCE = 100, 4
 _PLAIN_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
@@ -94,7 +97,7 @@ async def serve(
                 proxy_headers=False,
                 timeout_keep_alive=15,
                 timeout_graceful_shutdown=_STOP_S,
-                limit_concurrency=200,
+                http=_Connection,
             )
         )
 
@@ -153,6 +156,20 @@ class _Server(uvicorn.Server):
         self.is_up.set()
 
 
+class _Connection(H11Protocol):
+    """One connection of at most so many: a new one ends the oldest. Whoever holds them all open keeps no probe out."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.began_s = self.loop.time()
+        if len(self.connections) >= _CONNECTIONS:
+            ours = [each for each in self.connections if isinstance(each, _Connection)]
+            oldest = min(ours, key=lambda each: each.began_s)
+            # At once: the transport tells of its end a turn of the loop later, and many may come in one.
+            self.connections.discard(oldest)
+            oldest.transport.abort()
+        super().connection_made(transport)
+
+
 class SidePort:
     """The routes of the side port as an ASGI application."""
 
@@ -162,6 +179,7 @@ class SidePort:
         self._metrics_path = wishes.metrics_path
         self._guard = Guard(wishes.admin_token)
         self._one_at_a_time = anyio.CapacityLimiter(1)
+        self._few_at_a_time = anyio.CapacityLimiter(_AT_ONCE)
 
     def app(self) -> Starlette:
         """The application; needs no lifespan."""
@@ -179,12 +197,17 @@ class SidePort:
         return Starlette(routes=routes)
 
     def _bounded(self, handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        """*handler* under a time limit, its errors as answers: one line of our own words, never a traceback."""
+        """*handler* under a time limit, its errors as answers: one line of our own words, never a traceback.
+
+        Few at a time, whoever asks how often: the lanes need the database more than any stranger does.
+        """
+        is_free = handler in (self._livez, self._startupz)
 
         async def answer(request: Request) -> Response:
             try:
                 with anyio.fail_after(_WORK_LIMIT_S):
-                    response = await handler(request)
+                    async with contextlib.nullcontext() if is_free else self._few_at_a_time:
+                        response = await handler(request)
             except TimeoutError:
                 response = JSONResponse({"error": "the database did not answer in time"}, 503)
             except PollerError as error:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -274,6 +275,40 @@ async def test_a_client_that_stays_connected_does_not_hold_up_a_stop():
             await stream.send(b"GET /livez HTTP/1.1\r\n")
             group.cancel_scope.cancel()
         await stream.aclose()
+
+
+async def test_whoever_holds_connections_open_keeps_no_probe_out():
+    async with side_port(Console()) as (client, _):
+        held = [await asyncio.open_connection("127.0.0.1", client.base_url.port) for _ in range(300)]
+        for _ in range(3):
+            assert (await client.get("/livez", headers={"Connection": "close"})).status_code == 200
+        for reader, writer in held[:150]:
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b""
+            writer.close()
+        held[-1][1].write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 200 " in await held[-1][0].readline()
+        for _, writer in held:
+            writer.close()
+
+
+async def test_however_many_ask_for_the_status_few_at_a_time_use_the_database():
+    busy = most = 0
+
+    class Slow(Console):
+        async def status(self) -> dict[str, Any]:
+            nonlocal busy, most
+            busy += 1
+            most = max(most, busy)
+            await anyio.sleep(0.05)
+            busy -= 1
+            return {}
+
+    async with side_port(Slow()) as (client, _), anyio.create_task_group() as group:
+        for _ in range(40):
+            group.start_soon(client.get, "/status")
+        assert (await client.get("/livez")).status_code == 200
+    assert 0 < most <= 4
 
 
 async def test_signals_stay_the_daemons():
