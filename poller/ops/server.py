@@ -162,8 +162,7 @@ class _Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.began_s = self.loop.time()
         if len(self.connections) >= _CONNECTIONS:
-            ours = [each for each in self.connections if isinstance(each, _Connection)]
-            oldest = min(ours, key=lambda each: each.began_s)
+            oldest = min(self.connections, key=lambda each: getattr(each, "began_s", 0.0))
             # At once: the transport tells of its end a turn of the loop later, and many may come in one.
             self.connections.discard(oldest)
             oldest.transport.abort()
