@@ -15,7 +15,7 @@ from poller.errors import Defer, PollerError
 from poller.lane import Lane
 
 _BACKOFF_LAST_S = 15.0
-_HAND_BACK_LIMIT_S = 5.0
+_HAND_BACK_LEAST_S = 5.0
 _HAND_BACK_FIRST_S, _HAND_BACK_LAST_S = 0.1, 1.0
 
 
@@ -118,9 +118,9 @@ class Fleet:
         self._start_at = anyio.current_time() + start_delay_s
         self._held: dict[int, _Held] = {}
         self._is_draining = False
-        self._has_left = False
-        self._turn = anyio.Lock()
-        """Of talking about all leases: a beat that overlaps with handing them back would take lanes once more."""
+        self._renewals = anyio.CancelScope()
+        self._renewing = anyio.Lock()
+        """Held as long as leases are renewed."""
         self._wake = anyio.Event()
 
     @property
@@ -133,32 +133,38 @@ class Fleet:
         self._wake.set()
 
     async def run(self) -> None:
-        """Renew and walk until ``drain`` has handed all leases back."""
+        """Renew and walk until ``drain`` hands all leases back."""
+        async with anyio.create_task_group() as group, self._renewing:
+            with self._renewals:
+                await self._renew(group)
+
+    async def _renew(self, group: TaskGroup) -> None:
         outages = 0
-        async with anyio.create_task_group() as group:
-            while True:
-                self.turned_at = anyio.current_time()
-                try:
-                    async with self._turn:
-                        if self._has_left:
-                            return
-                        beat = await self._leases.beat(is_leaving=self._is_draining)
-                    reach("fleet.beaten")
-                except Defer as away:
-                    outages += 1
-                    wait_s = min(self._renewal_s, backoff_s(outages, 0.5, _BACKOFF_LAST_S))
-                    self._recorder.event("warning", "renewal_deferred", reason=str(away), retry_in=wait_s)
-                else:
-                    outages, wait_s = 0, self._renewal_s
-                    self.has_beaten = True
-                    if not self._is_draining:
-                        await self._follow(beat, group)
-                with anyio.move_on_after(wait_s):
-                    await self._wake.wait()
-                self._wake = anyio.Event()
+        while True:
+            self.turned_at = anyio.current_time()
+            try:
+                beat = await self._leases.beat(is_leaving=self._is_draining)
+                reach("fleet.beaten")
+            except Defer as away:
+                outages += 1
+                wait_s = min(self._renewal_s, backoff_s(outages, 0.5, _BACKOFF_LAST_S))
+                self._recorder.event("warning", "renewal_deferred", reason=str(away), retry_in=wait_s)
+            else:
+                outages, wait_s = 0, self._renewal_s
+                self.has_beaten = True
+                if not self._is_draining:
+                    await self._follow(beat, group)
+            with anyio.move_on_after(wait_s):
+                await self._wake.wait()
+            self._wake = anyio.Event()
 
     async def drain(self, limit_s: float) -> bool:
-        """Let every lane finish what it asked about, then hand all leases back; True when all ended in time."""
+        """Let every lane finish what it asked about, then hand all leases back; True when all lanes ended in time.
+
+        A database that is away is waited for until *limit_s* are over, and for 5 s at least. A lane that did not end in
+        time may still be settling afterwards: the guard of the settlement does not need its lease.
+        """
+        give_up_at = anyio.current_time() + limit_s
         self._is_draining = True
         waiting = list(self._held.values())
         for held in waiting:
@@ -168,15 +174,14 @@ class Fleet:
                 await held.is_done.wait()
         for held in waiting:
             held.scope.cancel()
-        with anyio.move_on_after(_HAND_BACK_LIMIT_S, shield=True) as handing_back:
-            for held in waiting:
-                await held.is_done.wait()
-            async with self._turn:
-                self._has_left = True
+        # A beat that hangs would hold up the handing back; what the server does of it later takes no lane any more.
+        self._renewals.cancel()
+        with anyio.CancelScope(deadline=max(give_up_at, anyio.current_time() + _HAND_BACK_LEAST_S)) as handing_back:
+            async with self._renewing:
                 await self._hand_all_back()
         if handing_back.cancelled_caught:
             # The leases run out by themselves.
-            self._recorder.event("warning", "hand_back_failed", limit=_HAND_BACK_LIMIT_S)
+            self._recorder.event("warning", "hand_back_failed", limit=max(limit_s, _HAND_BACK_LEAST_S))
         return not limit.cancelled_caught
 
     async def _hand_all_back(self) -> None:

@@ -261,26 +261,66 @@ async def test_draining_ends_all_lanes_and_hands_all_leases_back() -> None:
         assert await site.fleet.drain(5.0)
         assert site.leases.released == [None]
         assert site.fleet.lanes == {}
-    # And the loop is over: a renewal now would take lanes again.
-    assert site.fleet.lanes == {}
 
 
 @within(LIMIT_S)
-async def test_a_renewal_under_way_is_over_before_leases_are_handed_back() -> None:
+async def test_a_renewal_that_hangs_is_ended_before_leases_are_handed_back() -> None:
     site = Site(beat(state(1)))
     async with anyio.create_task_group() as group:
         group.start_soon(site.fleet.run)
         await site.beaten()
         site.leases.beats_last = anyio.Event()
         await site.beaten(1)
-        group.start_soon(site.fleet.drain, 5.0)
-        await site.of(1).ended.wait()
-        await anyio.wait_all_tasks_blocked()
-        assert site.leases.released == []
         count = site.leases.count
-        site.leases.beats_last.set()
-    assert site.leases.released == [None]
+        assert await site.fleet.drain(5.0)
+        assert site.leases.released == [None]
+    # And the loop is over: a renewal now would take lanes again.
     assert site.leases.count == count
+
+
+@within(LIMIT_S)
+async def test_leases_are_handed_back_at_once_though_a_lane_is_still_settling() -> None:
+    async def settles(walker: Walker) -> None:
+        with anyio.CancelScope(shield=True):
+            await is_settled.wait()
+
+    is_settled = anyio.Event()
+    site = Site(beat(state(1)), behave=settles)
+    async with anyio.create_task_group() as group:
+        group.start_soon(site.fleet.run)
+        await site.beaten()
+        try:
+            assert not await site.fleet.drain(0.1)
+            assert site.leases.released == [None]
+            assert not site.of(1).ended.is_set()
+        finally:
+            is_settled.set()
+
+
+@within(LIMIT_S)
+async def test_an_outage_is_waited_out_until_the_drain_limit_before_leases_are_given_up(monkeypatch) -> None:
+    monkeypatch.setattr("poller.fleet._HAND_BACK_LEAST_S", 0.1)
+    site = Site(beat(state(1)))
+    async with anyio.create_task_group() as group:
+        group.start_soon(site.fleet.run)
+        await site.beaten()
+        site.leases.away = 3
+        assert await site.fleet.drain(20.0)
+        assert site.leases.released == [None]
+        group.cancel_scope.cancel()
+
+
+@within(LIMIT_S)
+async def test_an_outage_that_outlasts_the_drain_limit_leaves_the_leases_and_is_said(monkeypatch) -> None:
+    monkeypatch.setattr("poller.fleet._HAND_BACK_LEAST_S", 0.1)
+    site = Site(beat(state(1)))
+    async with anyio.create_task_group() as group:
+        group.start_soon(site.fleet.run)
+        await site.beaten()
+        site.leases.away = 1000
+        assert await site.fleet.drain(0.2)
+        assert site.leases.released == []
+        assert site.recorder.events[-1][0] == "hand_back_failed"
 
 
 @within(LIMIT_S)

@@ -1,10 +1,7 @@
 -- release: give lanes back, so that others need not wait for the leases to run out.
--- $1 text replica   $2 bigint[] channels, NULL for all and to leave the fleet
+-- $1 text replica   $2 bigint[] channels, NULL for all
 -- locks: the lanes, in channel order   returns: one row a lane given back (channel_id bigint)
-WITH gone AS (
-    DELETE FROM poller.replica WHERE id = $1::text AND $2::bigint[] IS NULL
-),
-held AS (
+WITH held AS (
     SELECT lane.channel_id
     FROM poller.lane
     WHERE lane.holder = $1::text AND ($2::bigint[] IS NULL OR lane.channel_id = ANY ($2::bigint[]))

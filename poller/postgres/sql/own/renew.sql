@@ -5,6 +5,8 @@ WITH alive AS (
     INSERT INTO poller.replica AS replica (id, version, seen_until)
     VALUES ($1::text, $3::text, now() + make_interval(secs => $2::float8))
     ON CONFLICT (id) DO UPDATE SET version = excluded.version, seen_until = excluded.seen_until
+    -- One that left does not come back: this renewal was sent before and arrives late.
+    WHERE NOT replica.has_left
 ),
 forgotten AS (
     -- Replicas have new names after each start; the old ones would pile up.

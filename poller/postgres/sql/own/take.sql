@@ -1,8 +1,12 @@
 -- take: free and expired lanes with work, up to a fair share of the fleet's lanes.
 -- $1 text replica   $2 float8 seconds a lease lasts   $3 boolean take none: this replica is about to leave
--- locks: the lanes it takes; a lane that somebody else is taking is passed over
+-- locks: the replica against leaving; the lanes it takes; a lane that somebody else is taking is passed over
 -- returns: one row a lane taken, or a single row with NULL for the lane; each row with the figures of the fleet
-WITH fleet AS (
+WITH present AS (
+    -- Locked until the lanes are taken: whoever lets the replica leave meanwhile waits, and then finds them.
+    SELECT FROM poller.replica WHERE id = $1::text AND NOT has_left FOR SHARE
+),
+fleet AS (
     -- Seen further ahead than a lease can reach: the database's clock was set back, and nobody knows who lives.
     SELECT greatest(1, count(*)) AS replicas
     FROM poller.replica
@@ -32,7 +36,10 @@ free AS (
             OR lane.lease_until > now() + 2 * make_interval(secs => $2::float8)
         )
     ORDER BY lane.pass_started_at NULLS FIRST, lane.channel_id
-    LIMIT (SELECT CASE WHEN $3::boolean THEN 0 ELSE greatest(0, share - held) END FROM fair)
+    LIMIT (
+        SELECT CASE WHEN $3::boolean OR NOT EXISTS (SELECT FROM present) THEN 0 ELSE greatest(0, share - held) END
+        FROM fair
+    )
     FOR UPDATE SKIP LOCKED
 ),
 taken AS (
