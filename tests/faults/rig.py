@@ -87,7 +87,6 @@ class Rig:
         self.alive: list[Child] = []
         self.armed: dict[Child, str] = {}
         self.frozen: set[Child] = set()
-        self._felled: list[Child] = []
         self._turns: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._all: list[Child] = []
         self.folder = folder
@@ -143,7 +142,6 @@ class Rig:
         if child not in self.alive:
             return False
         self.alive.remove(child)
-        self._felled.append(child)
         was_alive = child.signal(signal.SIGKILL)
         await child.ended()
         return was_alive
@@ -301,8 +299,8 @@ class Rig:
 
     async def _check(self) -> None:
         connection = await asyncpg.connect(self.dsn(), server_settings={"application_name": "rig"})
-        # Nobody hands back the leases of a replica that was killed.
-        felled = [(f"felled {child.pid}",) for child in self._felled]
+        # Nobody hands back the leases of a replica that was killed, by us or by itself at a label.
+        felled = [(f"felled {child.pid}",) for child in self._all if child.code == -signal.SIGKILL]
         await connection.copy_records_to_table("rule", schema_name="inv", records=felled)
         self.settlements = await connection.fetchval("SELECT count(*) FROM poller.ledger")
         self.wrong += [str(violation) for violation in await checker.violations(connection)]
