@@ -85,7 +85,8 @@ GRANT
         concurrency, pass_started_at, pass_ended_at, pass_counts
     )
 ON poller.lane TO :"role";
--- Rows are added and never changed: what was settled stays on record.
+-- Rows are added and never changed: what was settled stays on record. The owner alone may set a row aside
+-- ('poller tasks requeue --set-ledger-aside').
 GRANT SELECT, INSERT ON poller.ledger TO :"role";
 GRANT SELECT, INSERT ON poller.operator_action TO :"role";
 GRANT USAGE ON SEQUENCE poller.operator_action_id_seq TO :"role";

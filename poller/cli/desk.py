@@ -6,8 +6,10 @@ import contextlib
 import os
 import pwd
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
 
 from poller.cli.reading import PATIENCE_S, opened
 from poller.cli.sheet import stamp
@@ -67,6 +69,18 @@ async def single(inspector: Inspector, name: str) -> int:
         lines = [candidate(row) for row in found]
         raise NotFound("\n".join([f"task {name}: more than one task goes by that name; use pk:KEY of one:", *lines]))
     return int(found[0]["pk"])
+
+
+async def named(inspector: Inspector, names: Sequence[str]) -> tuple[dict[int, str], bool]:
+    """The tasks that *names* mean, by pk, and whether those are all; of each other one a line is said."""
+    pks, is_all = {}, True
+    for name in names:
+        try:
+            pks[await single(inspector, name)] = name
+        except NotFound as nothing:
+            is_all = False
+            click.echo(str(nothing), err=True)
+    return pks, is_all
 
 
 def candidate(row: dict[str, Any]) -> str:

@@ -101,14 +101,15 @@ async def _told(at: Desk, seen: Seen) -> dict[str, Any]:
     lanes = {lane["channel_id"]: lane for lane in await leases.lanes_overview()}
     channels, _ = await at.inspector.channels([task.channel_id], settings.status_words, settings.header_key)
     lane, channel = lanes.get(task.channel_id), channels.get(task.channel_id)
-    ledger = await at.inspector.ledger(task.pk)
+    entry = await at.inspector.ledger(task.pk)
+    ledger = entry if entry and (entry["task_id"], entry["user_id"]) == (task.task_id, task.user_id) else None
     return {
         "row": _row(seen, settings.task_max_lifetime_s),
         "lane": _lane(lane),
         "asking": _asking(task, channel),
         "evidence": _evidence(seen, ledger),
         "decision": _decision(seen, ledger),
-        "settlement": _settlement(ledger) if ledger else "none: no money has moved",
+        "settlement": _settlement(ledger) if ledger else _unsettled(entry),
         "next ask": _next_ask(seen, lane, channel, settings.poll_interval_s),
         "done by hand": await at.inspector.actions(task.pk),
     }
@@ -205,11 +206,21 @@ def _settlement(ledger: dict[str, Any]) -> dict[str, object]:
     }
 
 
+def _unsettled(other: dict[str, Any] | None) -> str:
+    said = "none: no money has moved"
+    if other is None:
+        return said
+    whose = f"task {other['task_id'] or '-'} of user {other['user_id']}, settled {stamp(other['settled_at_s'])}"
+    return f"{said}; the ledger has its key for {whose}"
+
+
 def _next_ask(seen: Seen, lane: dict[str, Any] | None, channel: Channel | None, interval_s: float) -> str:
     name = seen.task.task_id or f"pk:{seen.task.pk}"
     if not seen.is_active:
         return "never: it is final"
     if seen.note and seen.note["quarantined_at_s"]:
+        if seen.note["reason"] == "ledger_of_another_task":
+            return f"not before 'poller tasks requeue {name} --set-ledger-aside', or --all instead of its id"
         return f"not before 'poller tasks requeue {name}'; or settle it with 'poller tasks resolve {name}'"
     if lane is not None and lane["is_paused"]:
         return f"not while its lane is paused ({lane['pause_reason']}): poller resume"

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from poller.cli.desk import NotFound, Refused, desk, single, who
+from poller.cli.desk import NotFound, Refused, desk, named, single, who
 from poller.cli.reading import read_settings
 from poller.cli.sheet import Sheet, ago, show
 from poller.core.model import Outcome, Settled, Settlement, Verdict
@@ -76,28 +76,38 @@ async def _listed(is_quarantined: bool, channel_id: int | None, limit: int) -> l
 
 
 @tasks.command(short_help="Take tasks out of quarantine and ask about them again.")
-@click.argument("ids", metavar="ID...", nargs=-1, required=True)
-def requeue(ids: tuple[str, ...]) -> int:
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option(
+    "--set-ledger-aside", "is_aside", is_flag=True, help="First set aside the ledger row of another, former task."
+)
+@click.option("--all", "is_all", is_flag=True, help="With --set-ledger-aside: all that are held because of such a row.")
+@click.option("--yes", "is_sure", is_flag=True, help="With --set-ledger-aside: do not ask.")
+def requeue(ids: tuple[str, ...], is_aside: bool, is_all: bool, is_sure: bool) -> int:
     """Take tasks out of quarantine: the next pass asks about them again.
 
     What was counted about them (not_found in a row) starts anew. A task past its deadline is judged by the next answer
     at once. Exits with 1 when one of them was not in quarantine.
+
+    --set-ledger-aside is for tasks whose key the ledger has for a former task (ledger_of_another_task), after tasks was
+    truncated or restored: that row is kept under a key of its own, on record. Never the row of the task itself. As the
+    owner of schema poller. Exits with 1 when a task stays as it was.
     """
+    if bool(ids) == is_all:
+        raise click.UsageError("say the IDs, or --all" if is_aside else "say the IDs")
+    if not is_aside and (is_all or is_sure):
+        raise click.UsageError("--all and --yes go with --set-ledger-aside")
     import anyio
 
+    if is_aside:
+        from poller.cli import aside
+
+        return anyio.run(functools.partial(aside.set_aside, None if is_all else ids, is_sure))
     return anyio.run(functools.partial(_requeue, ids))
 
 
 async def _requeue(ids: tuple[str, ...]) -> int:
-    is_all = True
     async with desk(read_settings().settings, "tasks") as at:
-        pks: dict[int, str] = {}
-        for name in ids:
-            try:
-                pks[await single(at.inspector, name)] = name
-            except NotFound as nothing:
-                is_all = False
-                click.echo(str(nothing), err=True)
+        pks, is_all = await named(at.inspector, ids)
         freed = await at.inspector.requeue(list(pks), who())
         for pk, name in pks.items():
             if pk in freed:

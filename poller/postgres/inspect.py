@@ -98,6 +98,10 @@ class Inspector:
         """Take tasks out of quarantine, recorded in the same transaction; returns those that were in it."""
         return {row["task_pk"] for row in await self._rows("requeue", sorted(pks), who)}
 
+    async def held_by_ledger(self, after_pk: int, limit: int) -> list[int]:
+        """Pks in quarantine whose key the ledger has for another task, the next *limit* after *after_pk*."""
+        return [row["task_pk"] for row in await self._rows("held_by_ledger", after_pk, limit)]
+
     async def record(self, who: str, action: str, pk: int | None, detail: str) -> None:
         """Note that *who* does *action*, for whoever asks later."""
         await self._rows("operator_act", who, action, pk, detail)

@@ -6,11 +6,31 @@ Without its rows a task that a stale save reopens would be paid again. The trans
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import anyio
+
+from poller.core.schedule import backoff_s, jitter
 from poller.errors import LedgerMissing
 from poller.postgres.database import Database
+from poller.postgres.faults import Fault, StatementFailed
 from poller.postgres.statements import Statements
 
-_TIMEOUT_S = 10.0
+_TIMEOUT_S: Final = 10.0
+_LOCK_MS: Final = "2000"
+_TRIES: Final = 3
+
+
+class Aside(NamedTuple):
+    """What became of the ledger row that had the key of another task."""
+
+    pk: int
+    verdict: str
+    """One of those in ``set_aside.sql``."""
+    is_requeued: bool
+    """Whether the task was in quarantine, and is asked about again."""
 
 
 class Ledger:
@@ -33,3 +53,33 @@ class Ledger:
                 return False
             await transaction.fetch(self._sql.operator_act, who, "ledger_loss_accepted", None, "")
         return True
+
+    async def set_aside(self, pks: Sequence[int], who: str) -> list[Aside]:
+        """Have rows of former tasks give up their keys to the tasks *pks*, which leave the quarantine; on record.
+
+        One transaction that holds the tasks, so that none is settled meanwhile; doing it twice is harmless. Raises
+        NotPermitted to all but the owner of the schema, StatementFailed when somebody else holds a task for long.
+        """
+        tries = 1
+        while True:
+            try:
+                return await self._set_aside(sorted(set(pks)), who)
+            except StatementFailed as failure:
+                if failure.fault not in (Fault.RETRY_TX, Fault.LOCKED) or tries >= _TRIES:
+                    raise
+            await anyio.sleep(jitter(backoff_s(tries, 0.05, 1.0), random.random()))
+            tries += 1
+
+    async def _set_aside(self, pks: list[int], who: str) -> list[Aside]:
+        async with self._database.transaction(timeout_s=_TIMEOUT_S) as transaction:
+            (locked,) = await transaction.fetch(self._sql.lock, pks, [], _LOCK_MS, False)
+            if not locked["is_ledger_whole"]:
+                raise LedgerMissing("a settlement that it held is gone")
+            verdicts = {row["pk"]: row["verdict"] for row in await transaction.fetch(self._sql.set_aside, pks, who)}
+            free = [pk for pk, verdict in verdicts.items() if verdict in _SETTLED_NEXT]
+            requeued = {row["task_pk"] for row in await transaction.fetch(self._sql.requeue, free, who)}
+        return [Aside(pk, verdict, pk in requeued) for pk, verdict in verdicts.items()]
+
+
+_SETTLED_NEXT: Final = ("set_aside", "free", "returned")
+"""No row of another task is in the way of these; one that returned is closed without money."""

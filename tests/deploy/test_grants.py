@@ -23,8 +23,8 @@ from tests.e2e.harness import TERM, Daemon, assert_money_is_right, ending, fetch
 from tests.postgres.gateway import Gateway, open_store
 
 GRANTS = Path(__file__).parents[2] / "deploy" / "postgres"
-OWNERS = {"index", "drop_index", "record_migration"}
-"""Statements of 'poller migrate', which runs as the owner."""
+OWNERS = {"index", "drop_index", "record_migration", "set_aside"}
+"""Statements of 'poller migrate' and of setting ledger rows aside, which the owner does."""
 OPTIONAL = {"token_keys", "add_logs", "logs_floor"}
 """Statements that need a right which the file has as a comment, or run in another database; reconcile's too."""
 FETCHES = {"next_owed", "next_refunds"}
@@ -279,6 +279,9 @@ FORBIDDEN = [
     "SELECT * FROM logs",
     "UPDATE poller.ledger SET refunded = 0",
     "UPDATE poller.ledger SET outcome = outcome",
+    "UPDATE poller.ledger SET task_pk = -1",
+    "UPDATE poller.ledger SET set_aside_of = 1",
+    "SELECT nextval('poller.ledger_aside')",
     "DELETE FROM poller.ledger",
     "TRUNCATE poller.ledger",
     "SELECT 1 FROM poller.ledger FOR UPDATE",
@@ -408,3 +411,18 @@ async def test_a_role_without_the_right_to_migrate_says_what_to_do(
     with ending(ran):
         assert await ran.ended() == 78
     assert "poller migrate --print" in ran.said()
+
+
+async def test_ledger_rows_are_set_aside_by_the_owner_alone(
+    pg_server: Server, role: str, make_database: MakeDatabase, tmp_path: Path
+):
+    dsn = await make_database("main")
+    apply(pg_server, dsn, role, file("main"))
+    gateway = Gateway("main", dsn, await asyncpg.connect(dsn))
+    await gateway.task(await gateway.user(), await gateway.channel())
+    command = ("tasks", "requeue", "--set-ledger-aside", "--yes", "job-1")
+    ran = Daemon(as_role(dsn, role), tmp_path / "log", {}, command)
+    with ending(ran):
+        assert await ran.ended() == 77
+    assert "the owner of schema poller" in ran.said()
+    await gateway.connection.close()

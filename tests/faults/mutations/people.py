@@ -33,7 +33,11 @@ MUTATIONS: tuple[Mutation, ...] = (
     # -- reconcile pays once
     Mutation(
         "reconcile does without the ledger's key: run twice it pays twice",
-        (_KEY, _NO_CONFLICT, Patch(SETTLE, "WHERE b.task_pk = a.pk", "WHERE b.task_pk = a.pk AND NOT $20::boolean")),
+        (
+            _KEY,
+            _NO_CONFLICT,
+            Patch(SETTLE, "WHERE b.task_pk = kept.pk", "WHERE b.task_pk = kept.pk AND NOT $20::boolean"),
+        ),
         (f"{_RECONCILE}::test_repairs_run_twice_and_at_once_move_nothing_twice",),
     ),
     one(
@@ -49,13 +53,17 @@ MUTATIONS: tuple[Mutation, ...] = (
             _KEY,
             _NO_CONFLICT,
             Patch(_OWED, "AND NOT EXISTS (SELECT FROM poller.ledger AS l WHERE l.task_pk = t.id)", "AND true"),
-            Patch(SETTLE, "WHERE b.task_pk = a.pk", "WHERE b.task_pk = a.pk AND NOT $20::boolean"),
+            Patch(SETTLE, "WHERE b.task_pk = kept.pk", "WHERE b.task_pk = kept.pk AND NOT $20::boolean"),
         ),
         (f"{_RECONCILE}::test_what_the_daemon_settled_is_never_owed_again",),
     ),
     Mutation(
         "repair of what the daemon settled since it was read",
-        (_KEY, _NO_CONFLICT, Patch(SETTLE, "WHERE b.task_pk = a.pk", "WHERE b.task_pk = a.pk AND NOT $20::boolean")),
+        (
+            _KEY,
+            _NO_CONFLICT,
+            Patch(SETTLE, "WHERE b.task_pk = kept.pk", "WHERE b.task_pk = kept.pk AND NOT $20::boolean"),
+        ),
         (f"{_RECONCILE}::test_a_repair_of_what_the_daemon_settled_meanwhile_pays_nothing",),
     ),
     Mutation(
@@ -227,7 +235,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         (
             _KEY,
             _NO_CONFLICT,
-            Patch(SETTLE, "WHERE b.task_pk = a.pk", "WHERE b.task_pk = a.pk AND a.rule <> 'operator'"),
+            Patch(SETTLE, "WHERE b.task_pk = kept.pk", "WHERE b.task_pk = kept.pk AND a.rule <> 'operator'"),
         ),
         (f"{_OPERATOR}::test_resolve_of_a_task_that_was_opened_again_pays_nothing",),
     ),
@@ -258,7 +266,7 @@ MUTATIONS: tuple[Mutation, ...] = (
                 "NOT seen.is_in_ledger AND seen.is_owed AND",
                 "(NOT seen.is_in_ledger AND seen.is_owed OR seen.rule = 'operator') AND",
             ),
-            Patch(SETTLE, "WHERE b.task_pk = a.pk", "WHERE b.task_pk = a.pk AND a.rule <> 'operator'"),
+            Patch(SETTLE, "WHERE b.task_pk = kept.pk", "WHERE b.task_pk = kept.pk AND a.rule <> 'operator'"),
             Patch(SETTLE, "($20::boolean OR t.status", "($20::boolean OR j.rule = 'operator' OR t.status"),
         ),
         (f"{_OPERATOR}::test_resolve_of_a_task_that_a_lane_settles_meanwhile_pays_it_once",),

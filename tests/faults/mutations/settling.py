@@ -64,7 +64,9 @@ MUTATIONS: tuple[Mutation, ...] = (
             ),
             Patch(SETTLE, "    ON CONFLICT (task_pk) DO NOTHING\n", ""),
             Patch(
-                SETTLE, "WHERE b.task_pk = a.pk\n        LIMIT 1", "WHERE b.task_pk = a.pk AND false\n        LIMIT 1"
+                SETTLE,
+                "WHERE b.task_pk = kept.pk\n        LIMIT 1",
+                "WHERE b.task_pk = kept.pk AND false\n        LIMIT 1",
             ),
         ),
         (f"{_TESTS}::test_task_reopened_by_a_whole_row_save_is_restored_and_paid_once", _MODEL),

@@ -48,6 +48,7 @@ SELECT
         FROM poller.control AS c
         WHERE c.ledger_at > now() - interval '7 days'
             AND NOT EXISTS (SELECT FROM poller.ledger AS l WHERE l.task_pk = c.ledger_pk)
+            AND NOT EXISTS (SELECT FROM poller.ledger AS l WHERE l.set_aside_of = c.ledger_pk)
     ) AS is_ledger_whole,
     -- A gateway that is upgraded under us alters the table; while we hold rows of it, it cannot.
     NOT EXISTS (

@@ -70,11 +70,22 @@ seen AS MATERIALIZED (
         price_source, prompt_tokens, completion_tokens, fail_reason, data, evidence
     )
     LEFT JOIN tasks AS t ON t.id = a.pk AND t.platform = 'custompass'
+    CROSS JOIN LATERAL (
+        -- This very task may have been settled, and its row set aside since for another one that had its key. OFFSET
+        -- keeps this from walking along the key.
+        SELECT coalesce(min(o.task_pk), a.pk) AS pk
+        FROM (
+            SELECT aside.task_pk
+            FROM poller.ledger AS aside
+            WHERE aside.set_aside_of = a.pk AND aside.task_id = coalesce(t.task_id, '')
+            OFFSET 0
+        ) AS o
+    ) AS kept
     LEFT JOIN LATERAL (
         -- One by one with the key: a plan that was made while the ledger was empty would else read through all of it.
         SELECT b.task_pk, b.task_id, b.user_id, b.outcome, b.rule, b.fail_reason, b.reserved, b.charged, b.attempt
         FROM poller.ledger AS b
-        WHERE b.task_pk = a.pk
+        WHERE b.task_pk = kept.pk
         LIMIT 1
     ) AS l ON true
     LEFT JOIN users AS u ON u.id = t.user_id

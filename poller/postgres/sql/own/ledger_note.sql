@@ -8,7 +8,10 @@ WITH state AS (
     SELECT
         control.ledger_at,
         control.ledger_at > now() - interval '7 days' AS is_recent,
-        EXISTS (SELECT FROM poller.ledger WHERE ledger.task_pk = control.ledger_pk) AS is_there
+        (
+            EXISTS (SELECT FROM poller.ledger WHERE ledger.task_pk = control.ledger_pk)
+            OR EXISTS (SELECT FROM poller.ledger WHERE ledger.set_aside_of = control.ledger_pk)
+        ) AS is_there
     FROM poller.control
 ),
 noted AS (

@@ -6,8 +6,14 @@ INSERT INTO poller.watch AS w (task_pk, channel_id, quarantined_at, reason, deta
 SELECT q.task_pk, q.channel_id, now(), q.reason, q.detail
 FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::text[])
     AS q (task_pk, task_id, channel_id, reason, detail)
--- Another replica may have settled it meanwhile, unless that ledger row is what is wrong.
-WHERE q.reason LIKE 'ledger%' OR NOT EXISTS (SELECT 1 FROM poller.ledger AS l WHERE l.task_pk = q.task_pk AND l.task_id = q.task_id)
+-- Another replica may have settled it meanwhile, or a person have set aside the ledger row that was in its way.
+WHERE CASE q.reason
+    WHEN 'ledger_of_another_task' THEN
+        EXISTS (SELECT FROM poller.ledger AS l WHERE l.task_pk = q.task_pk)
+        OR EXISTS (SELECT FROM poller.ledger AS l WHERE l.set_aside_of = q.task_pk AND l.task_id = q.task_id)
+    ELSE q.reason LIKE 'ledger%'
+        OR NOT EXISTS (SELECT FROM poller.ledger AS l WHERE l.task_pk = q.task_pk AND l.task_id = q.task_id)
+END
 ORDER BY q.task_pk
 ON CONFLICT (task_pk) DO UPDATE
     SET channel_id = excluded.channel_id, quarantined_at = excluded.quarantined_at, reason = excluded.reason, detail = excluded.detail
