@@ -22,6 +22,7 @@ from poller.wiring import rules
 from tests.bounded import within
 from tests.upstream.faults_server import FaultServer, Request, answer_of, good, replies, response
 from tests.upstream.rig import LIFETIME_S, MakeRig, Rig
+from tests.upstream.test_keys_at_work import NOT_FOUND_FAILS, at_least_one_interval_later
 
 LIMIT_S = 60.0
 
@@ -421,6 +422,27 @@ async def test_what_a_lane_that_stops_does_not_ask_any_more_is_nobodys_failure(m
         await rig.walk(channel)
         assert (await states(rig, tasks)).count("SUCCESS") == len(server.requests) < 20
         assert await rig.watched() == []
+
+
+@within(LIMIT_S)
+async def test_what_one_channel_did_not_find_counts_for_no_other(make_rig: MakeRig) -> None:
+    async def finds_none(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(answer_of(request.ids, "not_found")))
+
+    rig = await make_rig(words=NOT_FOUND_FAILS)
+    async with FaultServer(finds_none) as server:
+        first, second = await rig.channel(server.url), await rig.channel(server.url)
+        task = await rig.task(first, age_s=600.0)
+        for _ in range(2):
+            await rig.walk(first)
+            await at_least_one_interval_later(rig)
+        await rig.gateway.connection.execute("UPDATE tasks SET channel_id = $1", second)
+        for _ in range(2):
+            await rig.walk(second)
+            await at_least_one_interval_later(rig)
+            assert await rig.state(task) == "IN_PROGRESS"
+        await rig.walk(second)
+        assert await rig.state(task) == "FAILURE"
 
 
 # -- a clock that leaps ------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class Store:
             return Page([], now_s, after_pk, is_last=True)
         last_pk: int = rows[-1]["pk"]
         # By pk alone: a task that was moved to another channel keeps its note.
-        span = (after_pk, last_pk)
+        span = (after_pk, last_pk, channel_id)
         watched = await self._database.fetch(self._statements.watched, *span) if self._has_notes else []
         notes = {note["task_pk"]: Note(*(note[name] for name in Note._fields)) for note in watched}
         tasks = []
