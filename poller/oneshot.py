@@ -51,6 +51,8 @@ async def once(leases: Leases, open_lane: Callable[[int], Lane], renewal_s: floa
             done.append(counts)
             if lane.is_paused:
                 unasked.append(f"channel {lane.channel_id}: paused")
+            elif lane.must_stop and not counts.failed_requests:
+                unasked.append(f"channel {lane.channel_id}: leased by another replica")
             if counts.failed_requests:
                 unasked.append(f"channel {lane.channel_id}: {counts.failed_requests} requests failed")
         except Defer as away:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import io
+from collections.abc import Sequence
 
 import anyio
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from poller.errors import Incomplete
 from poller.lane import Lane
 from poller.oneshot import NoLeases, Rehearsal, once, rehearse
+from poller.postgres.leases import Beat
 from tests.bounded import within
 from tests.upstream.faults_server import FaultServer, Request, answer_of, response
 from tests.upstream.rig import MakeRig
@@ -63,3 +65,27 @@ async def test_a_rehearsal_says_each_settlement_in_one_line_and_writes_nothing(m
     assert line.startswith("would settle task=1 task_id=odd")
     assert "outcome=failure reserved=450 charged=0 refunded=450" in line
     assert "\x1b" not in line
+
+
+@within(LIMIT_S)
+async def test_a_channel_that_another_replica_took_meanwhile_was_not_asked(make_rig: MakeRig) -> None:
+    rig = await make_rig()
+
+    class Overtaken:
+        async def beat(self, *, is_leaving: bool = False) -> Beat:
+            beat = await rig.leases.beat(is_leaving=is_leaving)
+            await rig.gateway.connection.execute("UPDATE poller.lane SET holder = 'somebody else'")
+            return beat
+
+        async def release(self, channel_ids: Sequence[int] | None = None) -> None:
+            await rig.leases.release(channel_ids)
+
+    async def finishes(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(answer_of(request.ids, "completed")))
+
+    async with FaultServer(finishes) as server:
+        channel = await rig.channel(server.url)
+        await rig.task(channel)
+        with pytest.raises(Incomplete, match=f"channel {channel}: leased by another replica"):
+            await once(Overtaken(), rig.lane, 10.0)
+        assert server.requests == []
