@@ -39,6 +39,10 @@ async def role(pg_server):
     await alter(pg_server.dsn(), "DROP ROLE plain")
 
 
+def test_migrations_are_numbered_from_one_without_a_gap_or_a_twin():
+    assert [migration.version for migration in migrations()] == list(range(1, len(migrations()) + 1))
+
+
 async def test_migrating_twice_does_nothing_the_second_time(make_database, open_database, profile_name):
     with anyio.fail_after(60):
         database = await open_database(await make_database(profile_name, migrated=False))
