@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -47,12 +48,12 @@ def facts(pairs: Mapping[str, object]) -> list[str]:
 
 
 def ago(seconds: float | None) -> str:
-    """A length of time as its two largest units; ``-`` for none.
+    """A length of time as its two largest units; ``-`` for none or an endless one.
 
-    >>> [ago(each) for each in (0.4, 75, 3600, 200_000, None)]
-    ['0s', '1m15s', '1h', '2d7h', '-']
+    >>> [ago(each) for each in (0.4, 75, 3600, 200_000, None, math.inf)]
+    ['0s', '1m15s', '1h', '2d7h', '-', '-']
     """
-    if seconds is None:
+    if seconds is None or not math.isfinite(seconds):
         return "-"
     left = int(max(0.0, seconds))
     parts: list[str] = []

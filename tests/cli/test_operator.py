@@ -342,6 +342,18 @@ async def test_a_settled_task_shows_its_ledger_row_also_when_the_gateway_deleted
     assert "409" in ran.out
 
 
+@pytest.mark.parametrize("sign", ["", "-"])
+async def test_a_task_whose_time_is_no_time_is_shown_like_any_other(site: Site, poller: Run, sign: str):
+    await seeded(site, 450)
+    if site.gateway.profile == "documented":
+        await site.gateway.connection.execute(f"UPDATE tasks SET created_at = '{sign}infinity'")
+    else:
+        await site.gateway.connection.execute(f"UPDATE tasks SET submit_time = {sign}9223372036854775807")
+    for command in (("task", "job-1"), ("tasks", "list"), ("status",)):
+        ran = await in_thread(poller, *command, SQL_DSN=site.gateway.dsn)
+        assert (ran.code, ran.err) == (0, "")
+
+
 async def test_a_task_that_is_not_there_exits_with_1(site: Site, poller: Run):
     for name in ("nothing", "99", "pk:99", "pk:x", "x\x00y", "9" * 40, "pk:-1", "½"):
         ran = await in_thread(poller, "task", name, SQL_DSN=site.gateway.dsn)
