@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import math
 import urllib.parse
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
@@ -136,14 +137,18 @@ class _Courier:
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
+        self._ready_at = math.inf
 
     async def ready(self) -> None:
         """See that Redis answers. Raises CacheAway."""
         await self._cache.ping()
+        self._ready_at = anyio.current_time()
 
     def _is_over(self, entry: Entry) -> bool:
         """Whether every hash was read from the database after the settlement: its balance knows of it."""
-        return entry.age_s > self._cache.life_s
+        # Its age is that of the claim, which came after ready; a process may have been frozen since.
+        since_s = max(0.0, anyio.current_time() - self._ready_at)
+        return entry.age_s + since_s > self._cache.life_s
 
     async def _send(self, entries: Sequence[Entry], moves: dict[int, list[str]], why_not: str) -> list[Receipt]:
         over = [Receipt(each.id, Fate.POINTLESS, "too_late") for each in entries if self._is_over(each)]

@@ -157,6 +157,21 @@ async def test_a_change_older_than_any_hash_can_be_is_in_every_hash_already(redi
     assert redis_server.hash("user:7")["Quota"] == "1450"
 
 
+async def test_a_change_that_became_too_old_between_claim_and_delivery_is_not_moved(redis_server):
+    cached(redis_server, "user:7", Id=7, Quota=1450)
+    with anyio.fail_after(LIMIT_S):
+        cache = Cache(Secret(redis_server.url), life_s=60)
+        courier = UserCourier(cache)
+        await courier.ready()
+        claimed = entry(1, 59.9, user_id=7, delta=450)
+        # A replica that is frozen here wakes when every hash was read anew.
+        await anyio.sleep(0.2)
+        receipts = await courier.deliver([claimed])
+        await cache.close()
+    assert [(each.fate, each.reason) for each in receipts] == [(Fate.POINTLESS, "too_late")]
+    assert redis_server.hash("user:7")["Quota"] == "1450"
+
+
 async def test_amounts_beyond_floats_are_moved_exactly(redis_server):
     cached(redis_server, "user:7", Id=7, Quota=2**62)
     with anyio.fail_after(LIMIT_S):
