@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import os
+from typing import Final
 
 
 class PollerError(Exception):
@@ -34,6 +35,19 @@ class Misconfigured(Stop):
     def __init__(self, *faults: str) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
+
+
+_RENAMED: Final = "where the schema was renamed: UPDATE poller.control SET gateway_schema = NULL"
+
+
+class OtherGateway(Misconfigured):
+    """The tasks that are found are not those which schema ``poller`` belongs to: their keys mean others."""
+
+    def __init__(self, noted: str, found: str) -> None:
+        super().__init__(
+            f"schema poller belongs to the tasks in schema {noted}; this search_path finds those in {found}: a second "
+            f"gateway needs a database of its own; {_RENAMED}"
+        )
 
 
 class NotPermitted(Stop):

@@ -23,6 +23,7 @@ from poller.lane import Tools
 from poller.ops.recorder import Recorder
 from poller.postgres import profile, statements
 from poller.postgres.audit import Auditor
+from poller.postgres.home import see_home
 from poller.postgres.leases import Leases
 from poller.postgres.ledger import Ledger
 from poller.postgres.logs_elsewhere import LogCourier, LogDatabase
@@ -83,6 +84,8 @@ async def open_parts(settings: Settings, replica: str, recorder: Recorder, *, is
             found = await profile.detect(database, settings.schema)
         known = statements.load(found.name)
         has_notes = not is_dry or await _has_schema(database)
+        if has_notes:
+            await see_home(database, is_claimed=not is_dry)
         store = make_store(settings, database, known, found, replica, has_notes=has_notes)
         recorder.event(
             "info",

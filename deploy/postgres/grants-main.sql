@@ -75,7 +75,7 @@ WHERE pg_get_serial_sequence('logs', 'id') IS NOT NULL
 -- == schema poller ==
 GRANT USAGE ON SCHEMA poller TO :"role";
 GRANT SELECT ON poller.migration TO :"role";
-GRANT SELECT, UPDATE (is_paused, triggered_at, ledger_pk, ledger_at) ON poller.control TO :"role";
+GRANT SELECT, UPDATE (is_paused, triggered_at, ledger_pk, ledger_at, gateway_schema) ON poller.control TO :"role";
 GRANT SELECT, INSERT, UPDATE (version, seen_until, has_left), DELETE ON poller.replica TO :"role";
 GRANT
     SELECT,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from poller.errors import PollerError
+from poller.errors import OtherGateway, PollerError
 
 if TYPE_CHECKING:
     from poller.settings import Settings
@@ -22,13 +22,15 @@ _PATIENCE_S = 3.0
 def check(as_json: bool) -> int:
     """Read and validate the configuration and print it. Exits with 78 and all faults when there is one.
 
-    Where the database answers within 3 seconds, it also suggests lines for status words that no list knows.
+    Where the database answers within 3 seconds, it also suggests lines for status words that no list knows, and
+    says when schema poller belongs to another gateway there.
     """
     from poller import settings
 
     found = settings.examine(settings.environment())
     faults = found.faults + found.unknown
-    suggestions = [] if faults else _suggestions(found.settings)
+    suggestions, others = ([], []) if faults else _suggestions(found.settings)
+    faults += others
     if as_json:
         listed = [
             {"name": value.name, "value": None if value.shown == "-" else value.shown, "origin": value.origin}
@@ -52,14 +54,19 @@ def check(as_json: bool) -> int:
     return os.EX_OK
 
 
-def _suggestions(settings: Settings) -> list[str]:
-    """Lines for status words that stand in no list; none without the database, which is not what is checked."""
+def _suggestions(settings: Settings) -> tuple[list[str], list[str]]:
+    """Lines for status words that stand in no list, and the fault of a search_path that leads to another gateway.
+
+    Neither without the database, which is not what is checked.
+    """
     import anyio
 
     try:
-        return anyio.run(functools.partial(_from_database, settings))
+        return anyio.run(functools.partial(_from_database, settings)), []
+    except OtherGateway as wrong:
+        return [], list(wrong.faults)
     except PollerError:
-        return []
+        return [], []
 
 
 async def _from_database(settings: Settings) -> list[str]:

@@ -50,12 +50,14 @@ class Refused(Stop):
 async def desk(settings: Settings, purpose: str, *, patience_s: float = PATIENCE_S) -> AsyncIterator[Desk]:
     """Open the database and see that its schema is ours. Raises Unavailable, Misconfigured, NotPermitted."""
     from poller.postgres import migrate, statements
+    from poller.postgres.home import see_home
     from poller.postgres.inspect import Inspector
     from poller.postgres.profile import detect
 
     async with opened(settings, purpose, patience_s=patience_s) as database:
         found = await detect(database, settings.schema)
         await migrate.verify(database)
+        await see_home(database)
         known = statements.load(found.name)
         yield Desk(settings, database, found, known, Inspector(database, known, found.name))
 

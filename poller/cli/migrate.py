@@ -39,12 +39,14 @@ async def _detected() -> str:
 
 async def _migrate() -> None:
     from poller.postgres import migrate as migrations
+    from poller.postgres.home import see_home
     from poller.postgres.profile import detect
 
     settings = read_settings().settings
     async with opened(settings, "migrate") as database:
         found = await detect(database, settings.schema)
         done = await migrations.migrate(database, found.name)
+        await see_home(database)
     applied = ", ".join(done.applied) or "up to date"
     click.echo(f"profile {found.name} ({found.why})")
     click.echo(f"schema poller: {applied}")

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import anyio
 
 from poller.core.schedule import backoff_s, jitter
-from poller.errors import LedgerMissing
+from poller.errors import LedgerMissing, OtherGateway
 from poller.postgres.database import Database
 from poller.postgres.faults import Fault, StatementFailed
 from poller.postgres.statements import Statements
@@ -75,6 +75,8 @@ class Ledger:
             (locked,) = await transaction.fetch(self._sql.lock, pks, [], _LOCK_MS, False)
             if not locked["is_ledger_whole"]:
                 raise LedgerMissing("a settlement that it held is gone")
+            if locked["other_home"]:
+                raise OtherGateway(locked["other_home"], "another")
             verdicts = {row["pk"]: row["verdict"] for row in await transaction.fetch(self._sql.set_aside, pks, who)}
             free = [pk for pk, verdict in verdicts.items() if verdict in _SETTLED_NEXT]
             requeued = {row["task_pk"] for row in await transaction.fetch(self._sql.requeue, free, who)}

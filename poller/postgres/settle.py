@@ -19,7 +19,7 @@ from poller.core.evidence import clean_text
 from poller.core.model import Outcome, Settled, Settlement, Task, Verdict
 from poller.core.schedule import backoff_s, jitter
 from poller.crashpoints import reach
-from poller.errors import DatabaseAway, Defer, LedgerMissing, Misconfigured
+from poller.errors import DatabaseAway, Defer, LedgerMissing, Misconfigured, OtherGateway
 from poller.postgres.columns import columns, is_sound
 from poller.postgres.database import Database
 from poller.postgres.faults import Fault, StatementFailed
@@ -182,6 +182,8 @@ class Settler:
                         raise LedgerMissing("a settlement that it held is gone")
                     if not locked["is_of_profile"]:
                         raise Misconfigured(_OTHER_GATEWAY)
+                    if locked["other_home"]:
+                        raise OtherGateway(locked["other_home"], "another")
                     reach("settle.locked")
                     rows = await transaction.fetch(
                         self._statement,

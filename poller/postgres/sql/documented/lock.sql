@@ -3,7 +3,7 @@
 -- $4 boolean whether channels are lowered too (profile fork)
 -- locks: task rows of our platform, then users, each in id order, until the transaction ends
 -- returns: one row, how many of each were locked, and whether the ledger still holds what it held (see ledger_note),
---   and whether tasks still is this profile's table
+--   whether tasks still is this profile's table, and whose the ledger is, where it is of other tasks
 --
 -- Each kind waits for the one before it because it reads its result: the order of CTEs alone means nothing. The
 -- arrays go through sub-selects so that the planner never weighs their length: it shall use the keys, always.
@@ -55,4 +55,15 @@ SELECT
         SELECT
         FROM pg_attribute AS a
         WHERE a.attrelid = 'tasks'::regclass AND a.attname IN ('token_id', 'private_data', 'submit_time') AND NOT a.attisdropped
-    ) AS is_of_profile
+    ) AS is_of_profile,
+    -- The schema of other tasks than those that the ledger is about, or NULL; see home.
+    (
+        SELECT c.gateway_schema
+        FROM poller.control AS c
+        WHERE c.gateway_schema <> (
+            SELECT n.nspname
+            FROM pg_class AS r
+            JOIN pg_namespace AS n ON n.oid = r.relnamespace
+            WHERE r.oid = 'tasks'::regclass
+        )
+    ) AS other_home
