@@ -153,6 +153,7 @@ class Bench:
             reach("batch.remembered")
         if lessons:
             await self._tasks.remember_keys(channel.id, _of_open_tasks(lessons, batch, judged))
+            reach("batch.keyed")
         if judged.holds:
             notes = [(task, reason, f"{detail} {seen}".strip()) for task, reason, detail, seen in judged.holds]
             counts.quarantined += await self._tasks.quarantine(notes)

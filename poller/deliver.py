@@ -14,6 +14,7 @@ import anyio
 
 from poller.core.delivery import DONE, Entry, Fate, Receipt, Waiting
 from poller.core.schedule import backoff_s
+from poller.crashpoints import reach
 from poller.errors import Defer, PollerError
 
 _AT_ONCE: Final = 100
@@ -113,12 +114,14 @@ class Deliverer:
         entries = await self._outbox.claim(self.kind, _AT_ONCE, _CLAIM_S, floor)
         if not entries:
             return 0, True
+        reach("deliver.claimed")
         doubtful = [] if self._courier.may_repeat else [each for each in entries if each.is_in_doubt]
         certain = [each for each in entries if each not in doubtful]
         receipts = [Receipt(each.id, Fate.UNKNOWN) for each in doubtful]
         if certain and trouble is None:
             try:
                 receipts += await self._courier.deliver(certain)
+                reach("deliver.sent")
             except PollerError as away:
                 trouble = away
         if trouble is not None:
@@ -131,11 +134,13 @@ class Deliverer:
             ids = [each.id for each in group]
             if fate in DONE:
                 await self._outbox.remove(ids)
+                reach("deliver.removed")
             else:
                 is_refused = fate is Fate.REFUSED
                 is_well = is_well and is_refused
                 last_s = _LAST_REFUSED_S if is_refused else _LAST_S
                 await self._outbox.put_back(ids, (detail or reason)[:_DETAIL_LENGTH], _FIRST_S, last_s)
+                reach("deliver.put_back")
             if fate is Fate.DELIVERED:
                 self._recorder.delivered(self.kind, len(ids))
             elif fate is not Fate.POINTLESS or reason:

@@ -29,6 +29,7 @@ from redis.exceptions import (
 
 from poller.core.delivery import Entry, Fate, Receipt
 from poller.core.model import Secret
+from poller.crashpoints import reach
 from poller.errors import CacheAway, Misconfigured
 
 _ANSWER_S: Final = 2.0
@@ -93,7 +94,11 @@ class Cache:
 
     async def _move(self, entry_id: int, arguments: list[str]) -> Receipt:
         try:
-            moved = await self._call("EVAL", _MOVE, "1", *arguments)
+            with anyio.fail_after(_ANSWER_S):
+                await self._connection.send_command("EVAL", _MOVE, "1", *arguments)
+                reach("cache.sent")
+                moved = await self._connection.read_response()
+            reach("cache.moved")
         except _REFUSALS as refusal:
             # Redis said no instead of running it: loading, read-only, out of memory.
             return Receipt(entry_id, Fate.LEFT, _word(refusal))

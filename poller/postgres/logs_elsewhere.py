@@ -8,6 +8,7 @@ from typing import Final
 import anyio
 
 from poller.core.delivery import Entry, Fate, Receipt
+from poller.crashpoints import reach
 from poller.errors import DatabaseAway
 from poller.postgres.database import Database
 from poller.postgres.faults import Fault, StatementFailed
@@ -81,4 +82,7 @@ class LogCourier:
         database = await self._logs.get()
         async with database.transaction(timeout_s=_STATEMENTS_S) as transaction:
             await transaction.fetch(self._statements.lock_logs)
+            reach("log.locked")
             await transaction.fetch(self._statements.add_logs, lines)
+            reach("log.added")
+        reach("log.committed")

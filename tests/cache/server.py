@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,13 @@ def needed() -> None:
 
 
 class RedisServer:
-    """Listens on a loopback port and on a socket; loses its data when it is stopped, as a cache may."""
+    """Listens on a loopback port and on a socket; loses its data when it is stopped, as a cache may.
 
-    def __init__(self) -> None:
+    One that *keeps* writes down each change before it answers, and has all of them again when it is started again.
+    """
+
+    def __init__(self, *, keeps: bool = False) -> None:
+        self._keeps = keeps
         # A socket path holds 107 bytes.
         self._folder = Path(tempfile.mkdtemp(prefix="poller-redis-"))
         self.socket = self._folder / "redis.sock"
@@ -41,7 +46,10 @@ class RedisServer:
             "port": self.port,
             "unixsocket": self.socket,
             "save": "",
-            "appendonly": "no",
+            "appendonly": "yes" if self._keeps else "no",
+            # Without fsync a kill still loses nothing: the kernel lives on.
+            "appendfsync": "no",
+            "auto-aof-rewrite-percentage": 0,
             "dir": self._folder,
             "logfile": self._folder / "log",
         }
@@ -58,6 +66,15 @@ class RedisServer:
             self._process.kill()
             self._process.wait(10)
             self._process = None
+
+    def signal(self, number: int) -> None:
+        """Send the server a signal, such as SIGSTOP."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def written(self) -> list[list[str]]:
+        """Every change that was made to the data of a server that keeps it, as the command that makes it."""
+        return [command.split("\n") for path in sorted(self._folder.rglob("*.aof")) for command in _commands(path)]
 
     def close(self) -> None:
         self.stop()
@@ -80,6 +97,12 @@ class RedisServer:
         """All fields of a hash."""
         parts = self.cli("HGETALL", key).split("\n") if self.cli("EXISTS", key) == "1" else []
         return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _commands(path: Path) -> Iterator[str]:
+    with path.open("rb") as stream:
+        while stream.peek(1):
+            yield _reply(stream)
 
 
 def _reply(stream) -> str:  # type: ignore[no-untyped-def]

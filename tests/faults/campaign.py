@@ -28,8 +28,9 @@ from pathlib import Path
 import anyio
 
 from tests.faults.abilities import abilities
+from tests.faults.ground import cluster_and_nursery
 from tests.faults.plan import Plan, focused, plan
-from tests.faults.rig import Rig, cluster_and_nursery
+from tests.faults.rig import Rig
 
 GREEN, RED, INCONCLUSIVE = 0, 1, 3
 _MAKE_UPS = 3
@@ -81,6 +82,11 @@ class Tally:
             f" {hits['cut: late']}, answer lost {hits['cut: reply']}), killed while COMMIT waited:"
             f" {hits['commit_waits']}, connections cut: {hits['cut: all']}, hung: {hits['cut: hang']},"
             f" backends terminated: {hits['terminations']}",
+            f"log lines in another database checked: {hits['lines elsewhere']} (it was away for"
+            f" {hits['logs_away']} connections, COMMITs cut: {hits['logs_cuts']}, backends terminated:"
+            f" {hits['logs_ended']}); cached balances moved: {hits['balances moved']}, left for doubt:"
+            f" {hits['balances not moved']} (Redis killed: {hits['redis_killed']}, frozen: {hits['redis_frozen']},"
+            f" connections cut: {hits['redis_cuts']})",
             "gateway beside it: "
             + ", ".join(
                 f"{name.removeprefix('gateway: ')} {count}" for name, count in sorted(hits.items()) if "gateway" in name

@@ -15,6 +15,15 @@ import asyncpg
 _FOLDER = Path(__file__).parent / "invariants"
 _SHOWN = 5
 
+FREE_CLAIMS = "UPDATE poller.outbox SET due_at = now() WHERE due_at > now()"
+SECOND_KEY = (
+    "UPDATE channels SET key = 'retired-key' || chr(10) || key, channel_info = '{\"is_multi_key\": true}' WHERE id < 4"
+)
+"""Puts a key that upstream refuses before the one that it takes; ``documented`` knows no such thing.
+
+The last channel has the tasks that upstream has forgotten: nothing is proved about them while a key is refused.
+"""
+
 
 class Violation(NamedTuple):
     """One invariant that does not hold, with the first few rows that show it."""
@@ -36,13 +45,23 @@ def checks() -> dict[str, str]:
 @cache
 def unfinished() -> str:
     """The questions that daemons which run and can work answer by themselves after a while, as one."""
-    return " UNION ALL ".join(f"({checks()[name]})" for name in ("i11_nothing_open", "i17_notes"))
+    return " UNION ALL ".join(f"({checks()[name]})" for name in ("i11_nothing_open", "i17_notes", "i21_outbox"))
 
 
 async def install(connection: asyncpg.Connection, profile: str) -> None:
     """Witnesses, what the profile owes, and the truth; ``demo`` holds the seed, and nothing has been settled yet."""
     await connection.execute((_FOLDER / "witness.sql").read_text())
     await connection.execute((_FOLDER / profile / "profile.sql").read_text())
+
+
+async def handed_over(connection: asyncpg.Connection) -> dict[str, int]:
+    """How much arrived outside of the database, by what a campaign calls it; and what never arrived, being in doubt."""
+    (row,) = await connection.fetch(
+        'SELECT (SELECT count(*) FROM inv.elsewhere) AS "lines elsewhere",'
+        ' (SELECT count(*) FROM inv.moved) AS "balances moved",'
+        ' (SELECT count(*) FROM inv.moves) - (SELECT count(*) FROM inv.moved) AS "balances not moved"'
+    )
+    return dict(row)
 
 
 async def violations(connection: asyncpg.Connection, *, without: frozenset[str] = frozenset()) -> list[Violation]:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import asyncpg
 
+from tests.faults import nemesis_outside as outside
 from tests.faults.abilities import FAKETIME
 from tests.faults.plan import Step
 from tests.faults.proxy import HOWS
@@ -287,5 +288,6 @@ FAULTS: dict[str, Fault] = {
         fail_over,
         read_only,
         full_disk,
+        *outside.FAULTS,
     )
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tests.faults.labels import labels
 
@@ -31,6 +31,12 @@ WEIGHTS = {
     "exhaustion": 1,
     "full_disk": 1,
     "clock": 1,
+    "logs_away": 2,
+    "logs_cuts": 2,
+    "logs_ended": 1,
+    "redis_killed": 2,
+    "redis_frozen": 1,
+    "redis_cuts": 2,
 }
 """How often each fault is chosen, relative to the others."""
 
@@ -40,8 +46,29 @@ RARE = {
     "batch.held": "hold",
     "batch.counted": "trouble",
     "settle.refused": "deletions",
+    "batch.keyed": "keys",
+    "deliver.claimed": "logs",
+    "deliver.sent": "redis",
+    "deliver.removed": "redis",
+    "deliver.put_back": "away",
+    "log.locked": "logs",
+    "log.added": "logs",
+    "log.committed": "logs",
+    "cache.sent": "redis",
+    "cache.moved": "redis",
 }
 """Labels that only some circumstances lead to, and which."""
+OUTSIDE = {
+    "logs_away": "logs",
+    "logs_cuts": "logs",
+    "logs_ended": "logs",
+    "redis_killed": "redis",
+    "redis_frozen": "redis",
+    "redis_cuts": "redis",
+    "lines elsewhere": "logs",
+    "balances moved": "redis",
+}
+"""What is about something that only some gateways have outside of their database, and what that is."""
 HANDED_OVER = "fleet.released"
 """Reached by a daemon that has all lanes when others come and want theirs."""
 _FROM_THE_START = {*RARE, HANDED_OVER}
@@ -61,7 +88,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One schedule. *circumstances* are what rare labels need: ``not_found``, ``hold``, ``trouble``, ``deletions``."""
+    """One schedule. *circumstances* are what rare labels and faults need.
+
+    Those are ``not_found``, ``hold``, ``trouble`` (at upstream), ``deletions`` (by the gateway), ``keys`` (several of a
+    channel), ``logs`` (in another database), ``away`` (the same, and it cannot be reached at first), ``redis``.
+    """
 
     seed: int
     number: int
@@ -79,7 +110,8 @@ class Plan:
         """What a campaign with this schedule must have seen happen at least once."""
         faults = {step.fault for step in self.steps} - {"crash"}
         labelled = {f"crash at {step.label}" for step in self.steps if step.label}
-        return frozenset(faults | labelled | ({"pooler"} if self.is_pooled else set()))
+        outside = {claim for claim in ("lines elsewhere", "balances moved") if OUTSIDE[claim] in self.circumstances}
+        return frozenset(faults | labelled | outside | ({"pooler"} if self.is_pooled else set()))
 
     def __str__(self) -> str:
         steps = ", ".join(
@@ -98,9 +130,15 @@ def plan(seed: int, number: int, able: frozenset[str]) -> Plan:
     Crash points go round in turn, so that a campaign of some length reaches every one of them.
     """
     chance = random.Random(f"{seed}/{number}")
-    known = labels()
+    known = [label for label in labels() if "redis" in able or RARE.get(label) != "redis"]
     is_pooled = "pooler" in able and chance.random() < 0.25
-    faults = [fault for fault in WEIGHTS if fault in able and not (is_pooled and fault in ("fail_over", "exhaustion"))]
+    faults = [
+        fault
+        for fault in WEIGHTS
+        if fault in able
+        and not (is_pooled and fault in ("fail_over", "exhaustion"))
+        and ("redis" in able or OUTSIDE.get(fault) != "redis")
+    ]
     chosen = chance.choices(faults, [WEIGHTS[fault] for fault in faults], k=chance.randint(3, 6))
     # One crash of the server at a time is enough; a second one would only meet its recovery.
     crashes = [fault for fault in chosen if fault in _BROKEN_SERVER]
@@ -109,11 +147,16 @@ def plan(seed: int, number: int, able: frozenset[str]) -> Plan:
     if "crash" not in chosen:
         chosen[0] = "crash"
     steps = []
-    circumstances = {each for each in ("not_found", "hold", "trouble", "deletions") if chance.random() < 0.25}
+    common = ["not_found", "hold", "trouble", "deletions", "logs"]
+    if "redis" in able and "fail_over" not in chosen:
+        common.append("redis")
+    circumstances = {each for each in common if chance.random() < 0.25} | {
+        OUTSIDE[fault] for fault in chosen if fault in OUTSIDE
+    }
     for place, fault in enumerate(chosen):
         label = ""
         if fault == "crash":
-            label = known[(number * 2 + place) % len(known)] if place < 2 else chance.choice(known)
+            label = chance.choice(known) if any(step.label for step in steps) else known[number % len(known)]
             circumstances |= {RARE[label]} if label in RARE else set()
         # What kills itself at a label needs work left to reach it.
         at_s = round(0.01 + chance.random() * (1.5 if label else WINDOW_S - 0.5), 2)
@@ -123,12 +166,15 @@ def plan(seed: int, number: int, able: frozenset[str]) -> Plan:
         circumstances.discard("hold") if not any(
             step.label == "batch.held" for step in steps
         ) else circumstances.discard("not_found")
+    if "redis" in circumstances:
+        # A promotion loses what the old primary knew of claims, while Redis remembers what it was sent.
+        steps = [replace(step, fault="commit_cuts") if step.fault == "fail_over" else step for step in steps]
     habits = {"spend", "flush", *chance.sample(HABITS[2:], k=chance.randint(1, 4))}
     habits |= {"delete"} if "deletions" in circumstances else set()
     return Plan(
         seed=seed,
         number=number,
-        profile=chance.choice(PROFILES),
+        profile=chance.choice(profiles(circumstances)),
         tasks=chance.randint(150, 500),
         replicas=chance.choice((1, 2, 2, 3)),
         connections=chance.choice((1, 2, 4, 10)),
@@ -142,18 +188,24 @@ def plan(seed: int, number: int, able: frozenset[str]) -> Plan:
 def focused(seed: int, number: int, claim: str) -> Plan:
     """A schedule about one claim, for the case that the random ones did not come to it."""
     label = claim.removeprefix("crash at ") if claim.startswith("crash at ") else ""
-    fault = "crash" if label else "commit_cuts" if claim == "pooler" else claim
+    fault = "crash" if label else claim if claim in WEIGHTS else "commit_cuts"
+    circumstances = {table[name] for table, name in ((RARE, label), (OUTSIDE, claim)) if name in table}
     chance = random.Random(f"{seed}/{number}/{claim}")
     at_s = 0.0 if label else 0.8
     return Plan(
         seed=seed,
         number=number,
-        profile=chance.choice(PROFILES),
+        profile=chance.choice(profiles(circumstances)),
         tasks=400,
         replicas=2,
         connections=4,
         is_pooled=claim == "pooler",
-        circumstances=frozenset({RARE[label]} if label in RARE else set()),
+        circumstances=frozenset(circumstances),
         habits=("spend", "delete") if RARE.get(label) == "deletions" else ("spend",),
         steps=(Step(at_s, fault, f"{seed}/{number}/0", label),),
     )
+
+
+def profiles(circumstances: set[str]) -> tuple[str, ...]:
+    """Gateways that can have *circumstances*. The first one knows no channel with several keys."""
+    return PROFILES[1:] if "keys" in circumstances else PROFILES

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of PostgreSQL that cuts connections at a chosen moment of a COMMIT, or hangs, or refuses."""
+"""A TCP proxy that cuts connections, also at a chosen moment of PostgreSQL's COMMIT, or hangs, or refuses them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ class Proxy:
         self._target = target
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.refused = 0
         self._wanted: list[str] = []
+        self._refusals = 0
         self._flows = asyncio.Event()
         self._flows.set()
 
@@ -65,6 +67,10 @@ class Proxy:
         """
         self._wanted.append(f"any {how}")
 
+    def refuse_next(self, count: int) -> None:
+        """Refuse the next *count* connections."""
+        self._refusals = count
+
     def cut_all(self) -> int:
         """Reset every open connection; returns how many."""
         count = len(self._links)
@@ -81,6 +87,7 @@ class Proxy:
     def heal(self) -> None:
         """Pass everything on again. What hung is cut, as a network does that comes back after the peers forgot."""
         self._wanted.clear()
+        self._refusals = 0
         self.is_refusing = False
         if not self._flows.is_set():
             for link in list(self._links):
@@ -91,7 +98,9 @@ class Proxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            if self.is_refusing:
+            if self.is_refusing or self._refusals:
+                self._refusals = max(0, self._refusals - 1)
+                self.refused += 1
                 raise ConnectionRefusedError
             target = self._target()
             opening = (

@@ -7,23 +7,18 @@ import random
 import re
 import signal
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
-import asyncpg
 
-from poller.core.model import Secret
-from poller.demo import world
 from poller.demo.fates import Lives
-from poller.demo.simulator import Simulator
 from poller.demo.troubles import Trouble
-from poller.postgres.migrate import migrate
-from poller.postgres.pool import open_pool
-from tests.e2e.harness import truth_of, upstream
+from tests.e2e.harness import upstream
 from tests.faults import checker
 from tests.faults.cluster import Cluster
+from tests.faults.ground import Ground
 from tests.faults.nursery import LIMIT_S, Child, Nursery
+from tests.faults.outside import Outside
 from tests.faults.plan import WINDOW_S, Plan
 from tests.faults.pooler import pooler
 from tests.faults.proxy import Proxy, Target
@@ -31,6 +26,8 @@ from tests.faults.rival import Rival
 from tests.faults.upstream import PatientSimulator
 
 LEASE_S = 1.0
+_REFUSALS = 6
+"""Enough for every replica to find a log database away that is away at first."""
 DRAIN_LIMIT_S = 90.0
 _TROUBLE = Trouble(
     failing=0.05,
@@ -54,15 +51,6 @@ _PACE = {
     "ENABLE_METRICS": "false",
     "LOG_FORMAT": "text",
 }
-_BUSY = (
-    OSError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.DiskFullError,
-)
 _COMPLAINTS = re.compile(
     "Traceback|this is a bug|lane_failed|loop_failed|was never (?:retrieved|awaited)|never retrieved|demo-key-"
 )
@@ -77,7 +65,11 @@ class Rig:
         self.nursery = nursery
         self.proxy = Proxy(lambda: self._pooler or cluster.socket)
         self._pooler: Target | None = None
-        self.database = f"schedule_{plan.number}"
+        self.ground = Ground(plan, cluster)
+        self.dsn, self.admin = self.ground.dsn, self.ground.ask
+        self.outside = Outside(
+            plan.profile, plan.circumstances, lambda: self._pooler or cluster.socket, refusals=_REFUSALS
+        )
         self.chance = random.Random(f"{plan.seed}/{plan.number}/rig")
         self.hits: Counter[str] = Counter()
         self.wrong: list[str] = []
@@ -91,28 +83,12 @@ class Rig:
         self._all: list[Child] = []
         self.folder = folder
 
-    def dsn(self) -> str:
-        """The database itself, past the proxy."""
-        return self.cluster.dsn(self.database)
-
-    async def admin(self, query: str, *args: object) -> list[asyncpg.Record]:
-        """Run *query* as a person would; waits while the server is on its way up, or full."""
-        with anyio.fail_after(60):
-            while True:
-                with contextlib.suppress(*_BUSY):
-                    settings = {"application_name": "rig", "default_transaction_read_only": "off"}
-                    connection = await asyncpg.connect(self.dsn(), timeout=5, server_settings=settings)
-                    try:
-                        return await connection.fetch(query, *args)
-                    finally:
-                        connection.terminate()
-                await anyio.sleep(0.05)
-
     # -- daemons -----------------------------------------------------------------------------------------------------
 
     def _settings(self) -> dict[str, str]:
-        dsn = f"postgresql://postgres@127.0.0.1:{self.proxy.port}/{self.database}?sslmode=disable"
+        dsn = f"postgresql://postgres@127.0.0.1:{self.proxy.port}/{self.ground.name}?sslmode=disable"
         settings = {**_PACE, "SQL_DSN": dsn, "CUSTOM_PASS_DB_MAX_OPEN_CONNS": str(self.plan.connections)}
+        settings |= self.outside.settings()
         if "hold" in self.plan.circumstances:
             settings["CUSTOM_PASS_DEADLINE_POLICY"] = "hold"
         if "not_found" in self.plan.circumstances:
@@ -170,14 +146,18 @@ class Rig:
         lives = Lives(seed=self.plan.number, shortest_s=0.1, typical_s=1.5, longest_s=WINDOW_S)
         is_troubled = not self.plan.circumstances.isdisjoint(("trouble", "not_found"))
         troubles = {f"/ch{n}": _TROUBLE for n in (1, 2)} if is_troubled else {}
-        simulator = PatientSimulator(seed=self.plan.number, lives=lives, troubles=troubles)
+        keys = {f"/ch{n}": f"demo-key-{n}" for n in (1, 2, 3, 4)} if "keys" in self.plan.circumstances else None
+        simulator = PatientSimulator(seed=self.plan.number, lives=lives, troubles=troubles, keys=keys)
         await self.proxy.start()
         try:
             async with contextlib.AsyncExitStack() as stack:
                 if self.plan.is_pooled:
                     self._pooler = ("127.0.0.1", await stack.enter_async_context(pooler(self.cluster)))
                 url = await stack.enter_async_context(upstream(simulator))
-                await self._seed(url, simulator)
+                await self.ground.seed(url, simulator)
+                connection = await self.ground.connect()
+                await self.outside.open(connection, self.dsn())
+                await connection.close()
                 for step in self.plan.steps:
                     if step.label and step.at_s == 0:
                         first = await self.spawn(crash_at=f"{step.label}:1")
@@ -208,6 +188,7 @@ class Rig:
             for child in self._all:
                 await child.ended()
             await self.proxy.close()
+            await self.outside.close()
 
     async def _walks(self, child: Child) -> None:
         """Wait until there is no lane that *child* could take, or it is over."""
@@ -225,22 +206,10 @@ class Rig:
             async with self._turns[step.fault]:
                 await fault(self, step)
 
-    async def _seed(self, url: str, simulator: Simulator) -> None:
-        template = await _template(self.cluster, self.plan.profile)
-        root = await asyncpg.connect(self.cluster.dsn())
-        await root.execute(f"DROP DATABASE IF EXISTS {self.database} WITH (FORCE)")
-        await root.execute(f"CREATE DATABASE {self.database} TEMPLATE {template} STRATEGY file_copy")
-        await root.close()
-        connection = await asyncpg.connect(self.dsn(), server_settings={"application_name": "rig"})
-        await world.seed(connection, self.plan.profile, tasks=self.plan.tasks, upstream=url, truth=truth_of(simulator))
-        await checker.install(connection, self.plan.profile)
-        for rule in sorted(self.plan.circumstances):
-            await connection.execute("INSERT INTO inv.rule VALUES ($1)", rule)
-        await connection.close()
-
     async def _heal(self) -> None:
         """Everything works again; the daemons that live go on, and those that do not are replaced."""
         self.proxy.heal()
+        self.outside.heal()
         for child in self.frozen:
             child.signal(signal.SIGCONT)
         self.frozen.clear()
@@ -260,7 +229,7 @@ class Rig:
     async def set_read_only(self, is_on: bool) -> None:
         """Let the database take no writes of new sessions, or all again; those of the daemons are ended for it."""
         how = "SET default_transaction_read_only = on" if is_on else "RESET default_transaction_read_only"
-        await self.admin(f"ALTER DATABASE {self.database} {how}")
+        await self.admin(f"ALTER DATABASE {self.ground.name} {how}")
         # A pooler's sessions may have no name yet.
         await self.admin(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
@@ -275,6 +244,8 @@ class Rig:
             while await self.admin(question):
                 # In profile fork a second writer stops its channel until a person says go on.
                 await self.admin("UPDATE poller.lane SET is_paused = false, pause_reason = '' WHERE is_paused")
+                # What a replica had claimed that is no more would be free in a minute; one that lives may be claiming.
+                await self.admin(checker.FREE_CLAIMS + " AND due_at < now() + interval '59 s'")
                 await anyio.sleep(0.1)
                 await self._bury()
         self.drained_s = anyio.current_time() - began
@@ -298,54 +269,18 @@ class Rig:
                 await anyio.sleep(0.05)
 
     async def _check(self) -> None:
-        connection = await asyncpg.connect(self.dsn(), server_settings={"application_name": "rig"})
+        connection = await self.ground.connect()
+        await self.outside.testify(connection, self.dsn())
         # Nobody hands back the leases of a replica that was killed, by us or by itself at a label.
         felled = [(f"felled {child.pid}",) for child in self._all if child.code == -signal.SIGKILL]
         await connection.copy_records_to_table("rule", schema_name="inv", records=felled)
         self.settlements = await connection.fetchval("SELECT count(*) FROM poller.ledger")
         self.wrong += [str(violation) for violation in await checker.violations(connection)]
+        self.hits.update(await checker.handed_over(connection))
         await connection.close()
         for child in self._all:
             if complaint := _COMPLAINTS.search(child.said()):
                 line = next(line for line in child.said().splitlines() if complaint[0] in line)
                 self.wrong.append(f"{child.log.name} says {line[:600]}")
         if not self.wrong:
-            root = await asyncpg.connect(self.cluster.dsn())
-            await root.execute(f"DROP DATABASE {self.database} WITH (FORCE)")
-            await root.close()
-
-
-async def _template(cluster: Cluster, profile: str) -> str:
-    name = f"template_{profile}"
-    root = await asyncpg.connect(cluster.dsn())
-    try:
-        if not await root.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", name):
-            await root.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-            connection = await asyncpg.connect(cluster.dsn(name))
-            await world.make_gateway(connection, profile)
-            await connection.close()
-            database = await open_pool(
-                Secret(cluster.dsn(name)), max_open=2, max_idle=1, lifetime_s=60.0, application_name="rig"
-            )
-            await migrate(database, profile)
-            await database.close()
-    finally:
-        await root.close()
-    return name
-
-
-@contextlib.asynccontextmanager
-async def cluster_and_nursery() -> AsyncIterator[tuple[Cluster, Nursery]]:
-    """A cluster and a nursery for the length of the block."""
-    cluster, nursery = Cluster(), Nursery()
-    nursery.start()
-    try:
-        async with nursery.attached():
-            try:
-                await cluster.open()
-                yield cluster, nursery
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await cluster.close()
-    finally:
-        nursery.stop()
+            await self.ground.drop()

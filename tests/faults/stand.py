@@ -19,8 +19,10 @@ from poller.demo.troubles import Trouble
 from poller.ops.metrics import Metrics
 from poller.ops.recorder import Recorder
 from poller.settings import load
+from tests.cache.server import needed
 from tests.e2e.harness import truth_of, until, upstream
 from tests.faults import checker
+from tests.faults.outside import Outside
 from tests.faults.proxy import Proxy
 from tests.faults.upstream import PatientSimulator
 from tests.ops.things import Lines
@@ -41,11 +43,12 @@ _PACE = {
 
 @dataclass
 class Stand:
-    """One gateway with open tasks; daemons reach its database through *proxy*."""
+    """One gateway with open tasks; daemons reach its database through *proxy*, what else it has through *outside*."""
 
     profile: str
     dsn: str
     proxy: Proxy
+    outside: Outside
     settings: dict[str, str]
 
     async def fetch(self, query: str) -> list[asyncpg.Record]:
@@ -56,6 +59,8 @@ class Stand:
             await connection.close()
 
     async def is_drained(self) -> bool:
+        # What a daemon had claimed that is no more would be free in a minute.
+        await self.fetch(checker.FREE_CLAIMS)
         return not await self.fetch(checker.unfinished())
 
     async def is_walking(self) -> bool:
@@ -63,10 +68,11 @@ class Stand:
         (row,) = await self.fetch("SELECT count(*) = 4 AS are_held FROM poller.lane WHERE holder IS NOT NULL")
         return bool(row["are_held"])
 
-    async def violations(self) -> list[checker.Violation]:
+    async def violations(self, *, without: frozenset[str] = frozenset()) -> list[checker.Violation]:
         connection = await asyncpg.connect(self.dsn, server_settings={"application_name": "rig"})
         try:
-            return await checker.violations(connection, without=ABORTED)
+            await self.outside.testify(connection, self.dsn)
+            return await checker.violations(connection, without=ABORTED | without)
         finally:
             await connection.close()
 
@@ -120,23 +126,30 @@ class Stand:
 
 @contextlib.asynccontextmanager
 async def stand(
-    dsn: str, socket: Path, profile: str, circumstance: str = "", *, shortest_s: float = 0.05
+    dsn: str, socket: Path, profile: str, circumstance: str = "", *, shortest_s: float = 0.05, tasks: int = TASKS
 ) -> AsyncIterator[Stand]:
     """A seeded stand on the empty database *dsn*, whose server listens on *socket*; used inside of a test.
 
     Tasks take *shortest_s* at upstream and up to 0.8 s more, from when they are first asked about.
     """
+    if circumstance == "redis":
+        needed()
     lives = Lives(seed=3, shortest_s=shortest_s, typical_s=0.2, longest_s=shortest_s + 0.8)
     odd = Trouble(unknown_word=0.5, not_found=0.5, heals_after_s=1.5)
     troubles = {f"/ch{n}": odd for n in (1, 2, 3, 4)} if circumstance in ("trouble", "not_found") else {}
-    simulator = PatientSimulator(lives=lives, troubles=troubles)
+    keys = {f"/ch{n}": f"demo-key-{n}" for n in (1, 2, 3, 4)} if circumstance == "keys" else None
+    simulator = PatientSimulator(lives=lives, troubles=troubles, keys=keys)
     proxy = Proxy(lambda: socket)
+    outside = Outside(profile, frozenset({circumstance}), lambda: socket, refusals=1)
     await proxy.start()
     try:
         async with upstream(simulator) as url:
             connection = await asyncpg.connect(dsn, server_settings={"application_name": "rig"})
-            await world.seed(connection, profile, tasks=TASKS, upstream=url, truth=truth_of(simulator))
+            await world.seed(connection, profile, tasks=tasks, upstream=url, truth=truth_of(simulator))
+            if keys:
+                await connection.execute(checker.SECOND_KEY)
             await checker.install(connection, profile)
+            await outside.open(connection, dsn)
             if circumstance:
                 await connection.execute("INSERT INTO inv.rule VALUES ($1)", circumstance)
             if circumstance == "deletions":
@@ -144,10 +157,15 @@ async def stand(
             await connection.close()
             name = dsn.split("@/")[1].split("?")[0]
             settings = {**_PACE, "SQL_DSN": f"postgresql://postgres@127.0.0.1:{proxy.port}/{name}?sslmode=disable"}
+            settings |= outside.settings()
             if circumstance == "hold":
                 settings["CUSTOM_PASS_DEADLINE_POLICY"] = "hold"
             if circumstance == "not_found":
                 settings["CUSTOM_PASS_STATUS_FAILED"] = "failed,error,cancelled,not_found"
-            yield Stand(profile, dsn, proxy, settings)
+            yield Stand(profile, dsn, proxy, outside, settings)
     finally:
         await proxy.close()
+        await outside.close()
+        connection = await asyncpg.connect(dsn)
+        await outside.drop(connection)
+        await connection.close()

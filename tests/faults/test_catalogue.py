@@ -58,7 +58,7 @@ CATALOGUE = {
     "D36 the gateway polls as well": "sweep, test_tasks_that_became_final_without_our_ledger_betray_a_second_writer",
     "D37 odd quota": "test_null_quota_is_settled_as_nothing_reserved,"
     " test_negative_reservation_is_quarantined_and_its_neighbours_settle",
-    "D38 logs elsewhere": "test_redis_and_log_database_down_lose_nothing_and_are_caught_up_with",
+    "D38 logs elsewhere": "logs_away, logs_cuts, test_redis_and_log_database_down_lose_nothing_and_are_caught_up_with",
     "D39 stale reads": "test_what_was_reserved_comes_from_the_row_and_not_from_the_page,"
     " test_whatever_gateways_and_replicas_do_the_store_is_as_the_model_says",
     "D40 slow plans": "test_no_statement_reads_through_a_large_table,"

@@ -1,8 +1,8 @@
 """Every labelled place of the daemon × every way to be interrupted there: nothing is lost, nothing is doubled.
 
 The labels are listed from the source, so a new one is tried without a word here, and fails when nothing reaches it.
-Ordinarily each label is killed at, each one of the settlement is interrupted in all ways, the others in one each;
-``POLLER_FAULTS=full`` tries everything.
+Ordinarily each label is killed at, each one of the settlement and of the delivery is interrupted in all ways, the
+others in one each; ``POLLER_FAULTS=full`` tries everything.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import anyio
 import asyncpg
@@ -19,14 +19,19 @@ import pytest
 
 from poller import crashpoints
 from poller.errors import DatabaseAway
-from poller.postgres.database import Transaction
+from poller.postgres import statements
+from poller.postgres.database import Database, Transaction
 from poller.postgres.pool import open_pool
+from poller.settings import Settings, load
+from poller.wiring import open_deliveries
 from tests.e2e.harness import until
+from tests.faults import checker
 from tests.faults.labels import labels
 from tests.faults.nursery import Nursery
-from tests.faults.plan import HANDED_OVER, PROFILES, RARE
+from tests.faults.plan import HANDED_OVER, RARE, profiles
 from tests.faults.settling import open_tasks, settle_everything, truly
 from tests.faults.stand import Stand, stand
+from tests.ops.things import recorder
 from tests.postgres.gateway import Gateway, open_store
 
 LIMIT_S = 120
@@ -34,18 +39,29 @@ WAYS = ("terminate", "cut request", "cut reply", "cancel", "time-out")
 LABELS = labels()
 MONEY = tuple(label for label in LABELS if label.startswith("settle.") and label not in RARE)
 OTHERS = tuple(label for label in LABELS if label not in MONEY)
+DELIVERY = tuple(
+    (label, circumstance)
+    for label in LABELS
+    if label.startswith(("deliver.", "log.", "cache."))
+    for circumstance in (
+        ("logs", "redis") if RARE[label] != "away" and label.startswith("deliver.") else (RARE[label],)
+    )
+)
+"""What settling left outside of the database is handed over in two ways that share the first of these labels."""
+
 IS_FULL = os.environ.get("POLLER_FAULTS") == "full"
 
 WHOLE_DAEMON = [
     (label, way)
     for place, label in enumerate(OTHERS)
     for number, way in enumerate(WAYS)
-    if IS_FULL or number == place % len(WAYS)
+    if IS_FULL or (number == place % len(WAYS) and label not in dict(DELIVERY))
 ]
 
 
 def profile_of(label: str, way: str) -> str:
-    return PROFILES[(LABELS.index(label) + len(way)) % len(PROFILES)]
+    able = profiles({RARE.get(label, "")})
+    return able[(LABELS.index(label) + len(way)) % len(able)]
 
 
 def shortest_s(label: str) -> float:
@@ -53,27 +69,35 @@ def shortest_s(label: str) -> float:
     return 3.0 if label == HANDED_OVER else 0.05
 
 
-def interrupt(way: str, at: Stand) -> None:
-    """Do it, now; what is awaited next meets it."""
+def interrupt(label: str, way: str, at: Stand, cancel: Callable[[], object]) -> None:
+    """Do it, now, to what *label* is about; what is awaited next meets it."""
+    proxy = at.proxy
+    if label.startswith("log."):
+        assert at.outside.logs is not None
+        proxy = at.outside.logs
+    if label.startswith("cache.") and way != "cancel":
+        proxy = at.outside.cache
+        at.outside.has_redis_broken = True
     match way:
+        case "terminate" if at.outside.has_redis_broken:
+            proxy.cut_all()
         case "terminate":
             at.end_sessions()
         case "cut request":
-            at.proxy.cut_next("request")
+            proxy.cut_next("request")
         case "cut reply":
-            at.proxy.cut_next("reply")
+            proxy.cut_next("reply")
         case "time-out":
-            at.proxy.cut_next("nothing")
+            proxy.cut_next("nothing")
         case "cancel":
-            task = asyncio.current_task()
-            assert task is not None
-            task.cancel()
+            cancel()
 
 
 def hurry(monkeypatch) -> None:
     """Make deadlines short, so that a connection that hangs is noticed soon."""
     monkeypatch.setattr(Transaction, "_left_s", lambda _self, _timeout_s: 0.5)
     monkeypatch.setitem(open_pool.__kwdefaults__, "command_timeout_s", 0.5)
+    monkeypatch.setattr("poller.cache.redis._ANSWER_S", 0.5)
 
 
 def test_labels_are_where_the_daemon_acts_and_each_stands_once():
@@ -106,7 +130,7 @@ async def test_settlement_that_is_interrupted_is_whole_or_not_at_all(
                 if passed == label:
                     reached += 1
                     if reached == 2:
-                        interrupt(way, at)
+                        interrupt(label, way, at, task.cancel)
 
             crashpoints.watch(watch)
             try:
@@ -123,6 +147,62 @@ async def test_settlement_that_is_interrupted_is_whole_or_not_at_all(
             await settle_everything(direct, store)
             assert await at.is_drained()
             assert [str(each) for each in await at.violations()] == []
+            await direct.close()
+
+
+# -- delivery by itself: all ways ------------------------------------------------------------------------------------
+
+
+async def interrupted_delivery(at: Stand, database: Database, settings: Settings, label: str, way: str) -> bool:
+    """Hand over all that waits, again and again, interrupted at *label* once; whether that was reached."""
+    scope, is_done = anyio.CancelScope(), False
+
+    def watch(passed: str) -> None:
+        nonlocal is_done
+        if passed == label and not is_done:
+            is_done = True
+            interrupt(label, way, at, scope.cancel)
+
+    crashpoints.watch(watch)
+    try:
+        while await at.fetch(checker.checks()["i21_outbox"]):
+            await at.fetch(checker.FREE_CLAIMS)
+            scope = anyio.CancelScope()
+            with scope:
+                async with open_deliveries(
+                    settings, database, statements.load(at.profile), recorder()[0]
+                ) as deliveries:
+                    await deliveries.drain(LIMIT_S)
+    finally:
+        crashpoints.watch(None)
+    return is_done
+
+
+@pytest.mark.parametrize(("label", "circumstance"), DELIVERY)
+async def test_delivery_that_is_interrupted_hands_over_every_line_once_and_moves_no_balance_twice(
+    make_database, open_database, pg_server, monkeypatch, label, circumstance
+):
+    profile = profile_of(label, circumstance)
+    dsn = await make_database(profile)
+    with anyio.fail_after(LIMIT_S):
+        async with stand(dsn, pg_server.folder / f".s.PGSQL.{pg_server.port}", profile, circumstance, tasks=60) as at:
+            direct = await asyncpg.connect(dsn, server_settings={"application_name": "rig"})
+            kinds = {"logs_elsewhere": at.outside.logs is not None, "moves_caches": at.outside.redis is not None}
+            store = await open_store(await open_database(dsn), Gateway(profile, dsn, direct), **kinds)
+            # Each way gets its share of the failures: there are gateways that log nothing else.
+            settlements = sorted(await truly(direct, await open_tasks(store)), key=lambda each: each.outcome)
+            found = load(at.settings).settings
+            # A cut may cost a balance its move, and the checker then excuses all that come after it.
+            for place, way in enumerate(sorted(WAYS)):
+                await store.settle(settlements[place :: len(WAYS)])
+                if circumstance == "away":
+                    at.outside.be_away(1)
+                with monkeypatch.context() as patches:
+                    if way == "time-out":
+                        hurry(patches)
+                    database = await open_database(at.settings["SQL_DSN"])
+                    assert await interrupted_delivery(at, database, found, label, way)
+                assert [str(each) for each in await at.violations(without=frozenset({"i11_nothing_open"}))] == [], way
             await direct.close()
 
 
@@ -146,10 +226,7 @@ async def test_daemon_that_is_interrupted_at_a_label_goes_on_and_the_money_is_ri
                 nonlocal is_done
                 if passed == label and not is_done:
                     is_done = True
-                    if way == "cancel":
-                        cancel()
-                    else:
-                        interrupt(way, at)
+                    interrupt(label, way, at, cancel)
 
             async def is_over() -> bool:
                 return is_done

@@ -60,6 +60,11 @@ SEEDED = {
     "i15_no_secrets": "UPDATE poller.ledger SET evidence = 'sent demo-key-1' WHERE task_pk = 3",
     "i17_notes": "INSERT INTO poller.watch (task_pk, channel_id, quarantined_at) VALUES (3, 1, now())",
     "i19_sum": "UPDATE inv.truth SET charged = charged + 1 WHERE task_pk = 3",
+    "i20_lines_elsewhere": "INSERT INTO inv.rule VALUES ('logs')",
+    "i21_outbox": "INSERT INTO poller.outbox (kind, task_pk, payload) VALUES ('log', 3, '{}')",
+    "i22_moved_once": "INSERT INTO inv.moved VALUES ('user_cache', 1, 5)",
+    "i23_moved_at_all": "INSERT INTO poller.outbox (kind, task_pk, payload)"
+    """ VALUES ('user_cache', 3, '{"user_id": 1, "delta": 5}')""",
     "i18_whole": "INSERT INTO inv.money (tbl, col, row_id, delta, app) VALUES ('users', 'quota', 1, 0.5, 'poller/x')",
 }
 SPLIT = {

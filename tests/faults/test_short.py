@@ -13,7 +13,7 @@ from tests.faults.labels import labels
 from tests.faults.plan import RARE, WEIGHTS, focused, plan
 
 SCHEDULES = 4
-ABLE = frozenset({"pooler", *WEIGHTS})
+ABLE = frozenset({"pooler", "redis", *WEIGHTS})
 
 
 async def test_random_faults_violate_nothing_and_what_was_claimed_has_happened(tmp_path, capsys):
@@ -36,16 +36,18 @@ def test_a_schedule_follows_from_its_seed_and_number_alone():
 
 
 def test_a_campaign_of_some_length_comes_to_every_fault_profile_and_crash_point():
-    plans = [plan(7, number, ABLE) for number in range(60)]
+    plans = [plan(7, number, ABLE) for number in range(120)]
     claims = frozenset().union(*(each.claims for each in plans))
-    assert claims == {f"crash at {label}" for label in labels()} | WEIGHTS.keys() - {"crash"} | {"pooler"}
+    arrived = {"lines elsewhere", "balances moved"}
+    assert claims == {f"crash at {label}" for label in labels()} | WEIGHTS.keys() - {"crash"} | {"pooler"} | arrived
     assert len({each.profile for each in plans}) == 3
     assert all(RARE[step.label] in each.circumstances for each in plans for step in each.steps if step.label in RARE)
 
 
 def test_what_this_machine_cannot_do_is_in_no_schedule():
-    plans = [plan(7, number, ABLE - {"full_disk", "pooler"}) for number in range(60)]
+    plans = [plan(7, number, ABLE - {"full_disk", "pooler", "redis"}) for number in range(60)]
     assert all("full_disk" not in each.claims and not each.is_pooled for each in plans)
+    assert all("redis" not in each.circumstances for each in plans)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,17 @@ CREATE TABLE inv.logged (
     log_id bigint PRIMARY KEY,
     xid xid8 NOT NULL DEFAULT pg_current_xact_id(), app text NOT NULL DEFAULT current_setting('application_name')
 );
+-- What was left in the outbox. is_doubted: it was claimed again after a claim that ended without a word. is_late: it left
+-- the outbox when every cached balance was younger than it.
+CREATE TABLE inv.posted (
+    id bigint PRIMARY KEY, kind text NOT NULL, payload jsonb NOT NULL,
+    is_doubted boolean NOT NULL DEFAULT false, is_late boolean NOT NULL DEFAULT false
+);
+-- What arrived: lines in the other log database, and moves of cached balances as Redis itself wrote them down.
+CREATE TABLE inv.elsewhere (task_pk bigint, user_id bigint NOT NULL, amount numeric);
+CREATE TABLE inv.moved (kind text NOT NULL, row_id bigint NOT NULL, delta bigint NOT NULL);
+CREATE FUNCTION inv.is_elsewhere() RETURNS boolean LANGUAGE sql AS
+$$ SELECT EXISTS (SELECT FROM inv.rule WHERE name IN ('logs', 'away')) $$;
 CREATE TABLE inv.watched (tbl text NOT NULL, col text NOT NULL, PRIMARY KEY (tbl, col));
 CREATE TABLE inv.start (tbl text NOT NULL, col text NOT NULL, row_id bigint NOT NULL, value numeric NOT NULL);
 CREATE TABLE inv.untouched (tbl text NOT NULL, row_id bigint NOT NULL, digest text NOT NULL);
@@ -71,6 +82,25 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER inv_ledger AFTER INSERT OR UPDATE OR DELETE ON poller.ledger FOR EACH ROW EXECUTE FUNCTION inv.t_ledger();
+
+CREATE FUNCTION inv.t_outbox() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        INSERT INTO inv.posted (id, kind, payload) VALUES (NEW.id, NEW.kind, NEW.payload);
+    ELSIF TG_OP = 'DELETE' THEN
+        UPDATE inv.posted SET is_late = true WHERE id = OLD.id AND clock_timestamp() - OLD.created_at > interval '59 s';
+    ELSIF NEW.tries > OLD.tries AND OLD.tries > 0 AND OLD.last_error = '' THEN
+        UPDATE inv.posted SET is_doubted = true WHERE id = OLD.id;
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER inv_outbox AFTER INSERT OR UPDATE OR DELETE ON poller.outbox FOR EACH ROW EXECUTE FUNCTION inv.t_outbox();
+
+-- Entries of cached balances, each with what it would move.
+CREATE VIEW inv.moves AS
+SELECT p.id, p.kind, coalesce(p.payload ->> 'user_id', p.payload ->> 'token_id')::bigint AS row_id,
+       (p.payload ->> 'delta')::bigint AS delta, p.is_doubted OR p.is_late AS may_be_missed
+FROM inv.posted AS p WHERE p.kind IN ('user_cache', 'token_cache');
 
 -- Watch some counters of a table, and remember what they are now.
 CREATE FUNCTION inv.watch(tbl text, VARIADIC cols text[]) RETURNS void LANGUAGE plpgsql AS $$

@@ -23,10 +23,8 @@ FROM tasks AS t JOIN poller.ledger AS l ON l.task_pk = t.id;
 CREATE VIEW inv.lines AS
 SELECT x.xid, l.user_id, count(*) AS rows, count(*) AS amount
 FROM logs AS l JOIN inv.logged AS x ON x.log_id = l.id WHERE x.app LIKE 'poller%' AND l.type = 4 GROUP BY 1, 2;
-CREATE VIEW inv.lines_due AS
-SELECT b.xid, l.user_id, count(*) AS rows, count(*) AS amount
-FROM poller.ledger AS l JOIN inv.booked AS b ON b.task_pk = l.task_pk AND b.op = 'I'
-WHERE l.refunded <> 0 AND l.outcome = 'FAILURE' GROUP BY 1, 2;
+CREATE VIEW inv.told AS
+SELECT l.task_pk, l.user_id, 1 AS amount FROM poller.ledger AS l WHERE l.refunded <> 0 AND l.outcome = 'FAILURE';
 
 CREATE TABLE inv.truth AS
 SELECT t0.id AS task_pk, t0.quota AS reserved, tr.outcome,
