@@ -21,6 +21,8 @@ _AT_ONCE: Final = 100
 """Entries a turn, so that a turn stays short whatever has piled up."""
 _CLAIM_S: Final = 60.0
 """Longer than any courier may take over a turn's entries."""
+_CLOSED_S: Final = 8.0
+"""For a turn that may not be repeated, from its claim to its conclusion."""
 _PACE_S: Final = 0.5
 _FIRST_S: Final = 0.5
 _LAST_S: Final = 15.0
@@ -106,11 +108,19 @@ class Deliverer:
         """How many entries were claimed, and whether the other side took what it can take."""
         if not await self._outbox.is_due(self.kind):
             return 0, True
-        trouble: PollerError | None
+        trouble: PollerError | None = None
         try:
-            floor, trouble = await self._courier.ready(), None
+            floor = await self._courier.ready()
         except PollerError as away:
             floor, trouble = None, away
+        if self._courier.may_repeat:
+            return await self._hand_over(floor, trouble)
+        # What is claimed and then dropped is in doubt, and costs somebody's balance its move: so a stop waits for this.
+        with anyio.move_on_after(_CLOSED_S, shield=True):
+            return await self._hand_over(floor, trouble)
+        raise Defer(f"{self.kind} was not handed over within {_CLOSED_S:g} s")
+
+    async def _hand_over(self, floor: int | None, trouble: PollerError | None) -> tuple[int, bool]:
         entries = await self._outbox.claim(self.kind, _AT_ONCE, _CLAIM_S, floor)
         if not entries:
             return 0, True
