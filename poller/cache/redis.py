@@ -153,7 +153,8 @@ class _Courier:
         """Whether every hash was read from the database after the settlement: its balance knows of it."""
         # Its age is that of the claim, which came after ready; a process may have been frozen since.
         since_s = max(0.0, anyio.current_time() - self._ready_at)
-        return entry.age_s + since_s > self._cache.life_s
+        # Below 0 it is from before the clock was set back: nobody knows how old it is.
+        return not 0 <= entry.age_s + since_s <= self._cache.life_s
 
     async def _send(self, entries: Sequence[Entry], moves: dict[int, list[str]], why_not: str) -> list[Receipt]:
         over = [Receipt(each.id, Fate.POINTLESS, "too_late") for each in entries if self._is_over(each)]

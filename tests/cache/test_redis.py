@@ -157,6 +157,15 @@ async def test_a_change_older_than_any_hash_can_be_is_in_every_hash_already(redi
     assert redis_server.hash("user:7")["Quota"] == "1450"
 
 
+async def test_a_change_from_before_the_clock_was_set_back_has_no_age_and_is_not_moved(redis_server):
+    cached(redis_server, "user:7", Id=7, Quota=1450)
+    with anyio.fail_after(LIMIT_S):
+        cache = Cache(Secret(redis_server.url), life_s=60)
+        receipts = await UserCourier(cache).deliver([entry(1, -7200.0, user_id=7, delta=450)])
+        await cache.close()
+    assert [(each.fate, each.reason) for each in receipts] == [(Fate.POINTLESS, "too_late")]
+
+
 async def test_a_change_that_became_too_old_between_claim_and_delivery_is_not_moved(redis_server):
     cached(redis_server, "user:7", Id=7, Quota=1450)
     with anyio.fail_after(LIMIT_S):

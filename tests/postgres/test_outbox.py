@@ -73,6 +73,18 @@ async def test_a_claim_that_ended_without_a_word_is_in_doubt_and_a_failed_try_is
         assert entry.is_in_doubt
 
 
+async def test_an_entry_that_is_due_in_days_is_from_before_the_clock_was_set_back_and_due(site):
+    with anyio.fail_after(LIMIT_S):
+        outbox = await filled(site)
+        await site.gateway.connection.execute(
+            "UPDATE poller.outbox SET due_at = now() + interval '3 days', created_at = now() + interval '3 days'"
+        )
+        assert await outbox.is_due("log")
+        (entry,) = await outbox.claim("log", 10, 60.0, 5)
+        assert entry.age_s < 0
+        assert not await outbox.is_due("log")
+
+
 async def test_each_failed_try_waits_longer_up_to_a_limit_and_says_why(site):
     with anyio.fail_after(LIMIT_S):
         outbox = await filled(site)

@@ -6,7 +6,8 @@
 WITH due AS MATERIALIZED (
     SELECT o.id, o.tries > 0 AND o.last_error = '' AS is_in_doubt
     FROM poller.outbox AS o
-    WHERE o.kind = $1::text AND o.due_at <= now()
+    -- As in outbox_due.
+    WHERE o.kind = $1::text AND (o.due_at <= now() OR o.due_at > now() + interval '2 hours')
     ORDER BY o.id
     LIMIT $2::bigint
     FOR UPDATE SKIP LOCKED
