@@ -6,7 +6,7 @@ import contextlib
 import os
 import pwd
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -98,3 +98,22 @@ def who() -> str:
     except KeyError:
         name = f"uid {os.getuid()}"
     return f"{name}@{socket.gethostname()}"
+
+
+def refunds_waiting(lane: Mapping[str, Any]) -> str:
+    """How many refunds of a lane waited in its last pass, and why; empty when none did."""
+    counts = lane["pass_counts"]
+    if not (waiting := counts.get("refunds_held")):
+        return ""
+    said = f"{waiting} {'refund waits' if waiting == 1 else 'refunds wait'}, {counts['quota_held']} quota"
+    return f"{said}: what upstream called failed reached CUSTOM_PASS_MAX_REFUND_PER_HOUR{lane.get('refund_room', '')}"
+
+
+async def look_for_room(at: Desk, lane: dict[str, Any]) -> None:
+    """Put into *lane* until when its refunds wait, where some do; the limit is that of this command's settings."""
+    limit = at.settings.max_refund_per_hour
+    if limit is None or not refunds_waiting(lane):
+        return
+    room = await at.inspector.refund_room(lane["channel_id"], limit)
+    when = f"until {stamp(room['room_at_s'])}" if room["room_at_s"] else "until the next pass"
+    lane["refund_room"] = f" ({room['refunded']} of {limit} within the hour), {when}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from poller.cli.desk import Desk, desk
+from poller.cli.desk import Desk, desk, look_for_room, refunds_waiting
 from poller.cli.reading import read_settings
 from poller.cli.sheet import Sheet, ago, show, stamp
 from poller.core import suggest
@@ -62,6 +62,9 @@ async def _from_database(settings: Settings) -> dict[str, Any]:
         watchman = Watchman(at.database, at.statements)
         queue, (unassigned, _) = await watchman.queue(), await watchman.unassigned()
         words, mapped, lines = await unknown_words(at)
+        lanes = await leases.lanes_overview()
+        for lane in lanes:
+            await look_for_room(at, lane)
         return {
             "now_s": await watchman.db_now(),
             "profile": at.profile.name,
@@ -73,7 +76,7 @@ async def _from_database(settings: Settings) -> dict[str, Any]:
                 "oldest_unasked_s": queue.oldest_unasked_s,
             },
             "without_channel": unassigned,
-            "lanes": await leases.lanes_overview(),
+            "lanes": lanes,
             "settled_today": await at.inspector.settled_today(),
             "quarantine": await at.inspector.held_reasons(),
             "unknown_words": words,
@@ -108,12 +111,8 @@ def attention(told: Mapping[str, Any], interval_s: float) -> list[str]:
         found.append("the index on active tasks is missing: every pass reads the whole table (poller migrate)")
     for lane in told["lanes"]:
         name = f"channel {lane['channel_id']}"
-        if waiting := lane["pass_counts"].get("refunds_held"):
-            quota = lane["pass_counts"]["quota_held"]
-            found.append(
-                f"{name}: {waiting} {'refund waits' if waiting == 1 else 'refunds wait'}, {quota} quota:"
-                " what upstream called failed reached CUSTOM_PASS_MAX_REFUND_PER_HOUR"
-            )
+        if waiting := refunds_waiting(lane):
+            found.append(f"{name}: {waiting}")
         if not lane["has_work"] and not lane["is_paused"]:
             continue
         if lane["is_paused"]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from poller.cli.desk import Desk, NotFound, desk, single
+from poller.cli.desk import Desk, NotFound, desk, look_for_room, refunds_waiting, single
 from poller.cli.reading import read_settings
 from poller.cli.sheet import Sheet, ago, facts, show, stamp
 from poller.core.channels import client_header
@@ -103,6 +103,10 @@ async def _told(at: Desk, seen: Seen) -> dict[str, Any]:
     lane, channel = lanes.get(task.channel_id), channels.get(task.channel_id)
     entry = await at.inspector.ledger(task.pk)
     ledger = entry if entry and (entry["task_id"], entry["user_id"]) == (task.task_id, task.user_id) else None
+    waiting = ""
+    if lane and seen.is_active:
+        await look_for_room(at, lane)
+        waiting = refunds_waiting(lane)
     return {
         "row": _row(seen, settings.task_max_lifetime_s),
         "lane": _lane(lane),
@@ -110,6 +114,7 @@ async def _told(at: Desk, seen: Seen) -> dict[str, Any]:
         "evidence": _evidence(seen, ledger),
         "decision": _decision(seen, ledger),
         "settlement": _settlement(ledger) if ledger else _unsettled(entry),
+        **({"refunds of its channel": f"{waiting}; its own waits too, if it failed"} if waiting else {}),
         "next ask": _next_ask(seen, lane, channel, settings.poll_interval_s),
         "done by hand": await at.inspector.actions(task.pk),
     }

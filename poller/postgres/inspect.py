@@ -120,6 +120,11 @@ class Inspector:
         """What was settled since midnight, with the columns of ``settled_today.sql``."""
         return await self._rows("settled_today")
 
+    async def refund_room(self, channel_id: int, limit: int) -> Row:
+        """How far the refunds of a channel have used up *limit*, with the columns of ``refund_room.sql``."""
+        (row,) = await self._rows("refund_room", channel_id, limit)
+        return row
+
     async def unknown_inbox(self) -> list[Row]:
         """Status words that no list knew, with the columns of ``unknown_inbox.sql``."""
         return await self._rows("unknown_inbox")

@@ -11,6 +11,9 @@ from typing import Any
 from poller.settings import load
 from poller.wiring import rules
 from tests.bounded import within
+from tests.cli.conftest import Run
+from tests.cli.conftest import poller as poller  # the fixture
+from tests.cli.test_commands import in_thread
 from tests.upstream.faults_server import FaultServer, Request, answer_of, response
 from tests.upstream.rig import LIFETIME_S, MakeRig, Rig
 from tests.upstream.test_fault_table import data, item
@@ -167,3 +170,42 @@ async def test_what_a_person_gave_back_by_hand_does_not_count(make_rig: MakeRig)
         assert await rig.site.store.refunded_within_hour(channel) == 0
         await rig.walk(channel)
     assert await open_tasks(rig) == 0
+
+
+@within(LIMIT_S)
+async def test_a_person_sees_which_refunds_wait_and_until_when(
+    profile_name: str, make_rig: MakeRig, poller: Run
+) -> None:
+    rig = await make_rig(profile_name, max_refund_per_hour=1000)
+    dsn = rig.gateway.dsn
+
+    async def run(*command: str, **more: str) -> str:
+        ran = await in_thread(poller, *command, SQL_DSN=dsn, **more)
+        assert ran.code == 0, ran.err
+        return ran.out
+
+    limit = {"CUSTOM_PASS_MAX_REFUND_PER_HOUR": "1000"}
+    async with FaultServer(fails) as server:
+        channel = await rig.channel(server.url)
+        tasks = [await rig.task(channel) for _ in range(5)]
+        await rig.walk(channel)
+        # There is room again when the oldest of the three that went back is an hour old.
+        for pk, minutes in zip(tasks, (50, 40, 20), strict=False):
+            when = "UPDATE poller.ledger SET settled_at = now() - make_interval(mins => $2) WHERE task_pk = $1"
+            await rig.gateway.connection.execute(when, pk, minutes)
+        room_at = await rig.gateway.connection.fetchval(
+            "SELECT to_char((min(settled_at) + interval '1 hour') AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI')"
+            " FROM poller.ledger"
+        )
+        waits = "2 refunds wait, 900 quota: what upstream called failed reached CUSTOM_PASS_MAX_REFUND_PER_HOUR"
+        for command in (("status",), ("task", f"pk:{tasks[4]}")):
+            told = await run(*command, **limit)
+            assert f"{waits} (1350 of 1000 within the hour), until {room_at}" in told
+            # Who asks without the daemon's limit is told what its lane noted.
+            assert waits in await run(*command)
+        assert "its own waits too, if it failed" in await run("task", f"pk:{tasks[4]}", **limit)
+        assert "refunds of its channel" not in await run("task", f"pk:{tasks[0]}", **limit)
+        await rig.gateway.connection.execute("UPDATE poller.ledger SET settled_at = settled_at - interval '10 min'")
+        assert "until the next pass" in await run("status", **limit)
+        await rig.walk(channel)
+        assert await open_tasks(rig) == 1
