@@ -179,6 +179,9 @@ async def test_the_ledger_row_of_the_task_itself_is_never_set_aside(site, poller
         await past.settle()
         (task,) = await site.gateway.rows("SELECT * FROM tasks")
         await past.put_back([task | CHANGES[change]])
+        if "task_id" not in CHANGES[change]:
+            # The id alone tells, whatever the clocks say.
+            await site.gateway.connection.execute("UPDATE poller.ledger SET settled_at = settled_at - interval '1 day'")
         ledger = await site.gateway.ledger()
         ran = await run(site, poller, *ASIDE, f"pk:{task['id']}")
         assert (ran.code, "left as it is" in ran.err) == (1, True), ran

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults.mutations import amounts, deliveries, house, people, settling, verdicts
+from tests.faults.mutations import amounts, deliveries, house, keys, people, settling, verdicts
 from tests.faults.mutations.mutation import Mutation
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -11,5 +11,6 @@ MUTATIONS: tuple[Mutation, ...] = (
     *verdicts.MUTATIONS,
     *deliveries.MUTATIONS,
     *people.MUTATIONS,
+    *keys.MUTATIONS,
     *house.MUTATIONS,
 )
