@@ -89,3 +89,24 @@ async def test_a_failed_word_gives_everything_back_and_a_task_without_a_report_s
     assert (counts.settled, counts.refunded, counts.charged) == (1, 450, 0)
     assert [task.pk for task in await site.tasks(channel_id)] == [silent.pk]
     assert (await site.gateway.balance(user))[0] == 1000 + 450
+
+
+async def test_a_task_past_its_deadline_that_nobody_answered_about_stays_open(site, recorder):
+    user, channel_id = await site.gateway.user(), await site.gateway.channel()
+    for _ in range(2):
+        await site.gateway.task(user, channel_id, 450)
+    absent, silent = await site.tasks(channel_id)
+    counts = PassCounts()
+    await Bench(site.store, recorder).conclude(
+        Channel(channel_id, 52, "", "http://127.0.0.1", (), WORDS, ""),
+        Batch(Route(MODEL, None, None, ""), {"a": [absent], "b": [silent]}),
+        {"a": Report(Kind.ABSENT)},
+        now_s=absent.submitted_s + 2 * POLICY.lifetime_s,
+        policy=POLICY,
+        is_triggered=False,
+        counts=counts,
+        lessons={},
+    )
+    assert [(entry["task_pk"], entry["rule"]) for entry in await site.gateway.ledger()] == [(absent.pk, "expired")]
+    assert [task.pk for task in await site.tasks(channel_id)] == [silent.pk]
+    assert (await site.gateway.balance(user))[0] == 1000 + 450

@@ -445,6 +445,91 @@ async def test_what_one_channel_did_not_find_counts_for_no_other(make_rig: MakeR
         assert await rig.state(task) == "FAILURE"
 
 
+# -- whose task, and when -------------------------------------------------------------------------------------
+
+
+def says(word: str) -> Callable[[Request, asyncio.StreamWriter], Any]:
+    async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(answer_of(request.ids, word)))
+
+    return behave
+
+
+@within(LIMIT_S)
+async def test_one_id_on_two_channels_ends_as_each_upstream_says_of_its_own(
+    profile_name: str, make_rig: MakeRig
+) -> None:
+    rig = await make_rig(profile_name)
+    async with FaultServer(says("failed")) as failing, FaultServer(says("processing")) as working:
+        first, second = await rig.channel(failing.url), await rig.channel(working.url)
+        tasks = [await rig.task(channel, task_id="the-same") for channel in (first, second)]
+        for channel in (first, second, first):
+            await rig.walk(channel)
+        assert [request.ids for request in failing.requests] == [["the-same"]]
+    assert await states(rig, tasks) == ["FAILURE", "IN_PROGRESS"]
+    assert [entry["task_pk"] for entry in await rig.gateway.ledger()] == tasks[:1]
+
+
+@within(LIMIT_S)
+async def test_a_list_that_upstream_cuts_ends_no_task_past_its_deadline(make_rig: MakeRig) -> None:
+    """Those that it leaves out are asked about again, until they are all that is asked about."""
+
+    async def cuts(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(answer_of(request.ids[:2], "completed")))
+
+    rig = await make_rig()
+    async with FaultServer(cuts) as server:
+        channel = await rig.channel(server.url)
+        tasks = [await rig.task(channel, age_s=2 * LIFETIME_S) for _ in range(5)]
+        await rig.walk(channel)
+    assert await states(rig, tasks) == ["SUCCESS"] * 5
+
+
+def with_clock(rig: Rig, channel: int, now_s: Callable[[Page], float]) -> None:
+    """The database of *channel* says that it is *now_s*."""
+
+    async def page(*args: Any) -> Page:
+        read = await rig.site.store.page(*args)
+        return read._replace(now_s=now_s(read))
+
+    with_source(rig, channel, page=page)
+
+
+@within(LIMIT_S)
+async def test_a_deadline_comes_by_the_databases_clock_and_not_by_ours(make_rig: MakeRig) -> None:
+    rig = await make_rig()
+    async with FaultServer(says("processing")) as server:
+        channel = await rig.channel(server.url)
+        with_clock(rig, channel, lambda read: read.now_s - 7200.0)
+        task = await rig.task(channel, age_s=7200.0 + 300.0)
+        await rig.walk(channel)
+    assert await states(rig, [task]) == ["IN_PROGRESS"]
+
+
+@within(LIMIT_S)
+async def test_a_deadline_that_passes_while_upstream_is_asked_waits_for_the_next_ask(make_rig: MakeRig) -> None:
+    """What it says then may date from before."""
+    margin_s = 2.0
+
+    async def late(request: Request, writer: asyncio.StreamWriter) -> None:
+        if len(server.requests) == 1:
+            await anyio.sleep(margin_s + 0.5)
+        await says("processing")(request, writer)
+
+    rig = await make_rig()
+    async with FaultServer(late) as server:
+        channel = await rig.channel(server.url)
+        task = await rig.task(channel, age_s=LIFETIME_S + 100.0)
+        with_clock(rig, channel, lambda read: read.tasks[0].submitted_s + LIFETIME_S - margin_s)
+        await rig.walk(channel)
+        assert await states(rig, [task]) == ["IN_PROGRESS"]
+        await rig.walk(channel)
+        assert await states(rig, [task]) == ["IN_PROGRESS"]
+        with_clock(rig, channel, lambda read: read.now_s)
+        await rig.walk(channel)
+    assert await states(rig, [task]) == ["FAILURE"]
+
+
 # -- a clock that leaps ------------------------------------------------------------------------------------
 
 

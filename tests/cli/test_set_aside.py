@@ -190,6 +190,27 @@ async def test_the_ledger_row_of_the_task_itself_is_never_set_aside(site, poller
         assert await past.refunds() == 1
 
 
+async def test_the_ledger_row_of_a_task_that_was_settled_within_its_second_is_never_set_aside(site, poller: Run):
+    """Its time is not before its settlement: its id alone tells that it is the same."""
+    with anyio.fail_after(LIMIT_S):
+        past = Past(site)
+        past.user, past.channel = await site.gateway.user(), await site.gateway.channel()
+        past.start = {past.user: await site.gateway.balance(past.user)}
+        await past.submit()
+        await past.settle()
+        (task,) = await site.gateway.rows("SELECT * FROM tasks")
+        # Whatever its profile counts in, by the settlement's own time and a second more.
+        later = await site.gateway.connection.fetchval("SELECT settled_at + interval '1s' FROM poller.ledger")
+        born = (
+            {"created_at": later} if site.gateway.profile == "documented" else {"submit_time": int(later.timestamp())}
+        )
+        await past.put_back([task | {"status": site.gateway.word("IN_PROGRESS"), "quota": 450} | born])
+        ledger = await site.gateway.ledger()
+        ran = await run(site, poller, *ASIDE, f"pk:{task['id']}")
+        assert (ran.code, "left as it is" in ran.err) == (1, True), ran
+        assert await site.gateway.ledger() == ledger
+
+
 async def test_a_task_that_comes_back_from_a_backup_is_not_paid_again_though_its_settlement_was_set_aside(
     site, poller: Run
 ):

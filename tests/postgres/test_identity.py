@@ -175,6 +175,26 @@ async def test_a_server_that_does_not_say_who_it_is_is_worked_with_all_the_same(
         await note(database)
 
 
+async def test_a_server_that_no_longer_says_who_it_is_is_not_written_to(address, make_cluster, open_database):
+    with anyio.fail_after(LIMIT_S):
+        other = await make_cluster()
+        for cluster in (address.cluster, other):
+            owner = await asyncpg.connect(cluster.dsn())
+            await owner.execute("CREATE ROLE plain LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO plain")
+            await owner.execute("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO plain")
+            if cluster is other:
+                await owner.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+            await owner.close()
+        database = await open_database(address.dsn.replace("postgres@", "plain@"))
+        await note(database)
+        address.leads_to(other.socket)
+        await refused(database)
+        assert await notes(other.socket) == 0
+        address.leads_to(address.cluster.socket)
+        await note(database)
+        assert await notes(address.cluster.socket) == 4
+
+
 async def test_a_daemon_that_meets_another_server_is_live_and_not_ready_until_the_one_it_knows_is_back(
     address, make_cluster, tmp_path
 ):

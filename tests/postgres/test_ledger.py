@@ -78,7 +78,10 @@ async def test_what_was_settled_before_the_ledger_was_lost_is_not_paid_again(sit
         everything = await site.tasks(channel)
         # A replica that starts now knows no more than the others.
         newcomer = await open_store(site.database, site.gateway, replica_id="replica-2")
+        # Whoever watches looks before, in between and after.
         for store in (site.store, newcomer):
+            with pytest.raises(LedgerMissing):
+                await ledger_of(site).note()
             with pytest.raises(LedgerMissing, match="accept-lost-ledger"):
                 await store.settle([failed(task) for task in everything])
         with pytest.raises(LedgerMissing):

@@ -22,8 +22,9 @@ LIMIT_S = 60.0
 class Split:
     """A gateway whose logs are in a database of their own."""
 
-    def __init__(self, site: Site, logs: asyncpg.Connection, courier: LogCourier) -> None:
+    def __init__(self, site: Site, dsn: str, logs: asyncpg.Connection, courier: LogCourier) -> None:
         self.site = site
+        self.dsn = dsn
         self.logs = logs
         self.courier = courier
         self.outbox = Outbox(site.database, load(site.gateway.profile))
@@ -52,7 +53,7 @@ async def split(make_database, open_database, profile_name):
         return await open_database(dsn)
 
     logs = await asyncpg.connect(dsn)
-    yield Split(site, logs, LogCourier(LogDatabase(open_logs), load(profile_name)))
+    yield Split(site, dsn, logs, LogCourier(LogDatabase(open_logs), load(profile_name)))
     await logs.close()
     await site.gateway.connection.close()
 
@@ -63,7 +64,7 @@ async def test_a_line_arrives_in_the_shape_that_it_has_beside_the_tasks(split: S
     beside = await open_site(make_database, open_database, profile)
     with anyio.fail_after(LIMIT_S):
         await split.settled()
-        await Split(beside, split.logs, split.courier).settled()
+        await Split(beside, split.dsn, split.logs, split.courier).settled()
         receipts = await split.courier.deliver(await split.claim())
         assert [each.fate for each in receipts] == [Fate.DELIVERED]
         (there,) = await split.rows()
@@ -113,6 +114,31 @@ async def test_two_replicas_that_deliver_the_same_lines_at_once_add_them_once(sp
             for _ in range(3):
                 group.start_soon(split.courier.deliver, entries)
         assert len(await split.rows()) == 20
+
+
+async def test_a_replica_that_comes_while_another_adds_the_same_lines_waits_and_adds_none(split: Split):
+    sql = load(split.site.gateway.profile)
+    watcher = await asyncpg.connect(split.dsn)
+    with anyio.fail_after(LIMIT_S):
+        await split.settled(3)
+        entries = await split.claim()
+        is_done = anyio.Event()
+
+        async def other() -> None:
+            await split.courier.deliver(entries)
+            is_done.set()
+
+        async with anyio.create_task_group() as group, split.logs.transaction():
+            await split.logs.fetch(sql.lock_logs.text)
+            await split.logs.fetch(sql.add_logs.text, f"[{','.join(each.payload for each in entries)}]")
+            group.start_soon(other)
+            while not is_done.is_set() and not await watcher.fetchval(
+                "SELECT count(*) FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database"
+                " WHERE l.locktype = 'advisory' AND NOT l.granted AND d.datname = current_database()"
+            ):
+                await anyio.sleep(0.01)
+        assert len(await split.rows()) == 3
+    await watcher.close()
 
 
 async def test_equal_lines_of_different_tasks_are_all_kept(split: Split):
@@ -205,7 +231,7 @@ async def test_a_log_database_that_is_lost_between_two_halves_leaves_the_second_
         return await open_database(dsn)
 
     logs = await asyncpg.connect(direct)
-    split = Split(site, logs, LogCourier(LogDatabase(open_logs), load(profile_name)))
+    split = Split(site, direct, logs, LogCourier(LogDatabase(open_logs), load(profile_name)))
     with anyio.fail_after(LIMIT_S):
         await split.settled(5)
         entries = await split.claim()

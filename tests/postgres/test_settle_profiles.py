@@ -352,6 +352,29 @@ async def test_main_subscription_that_is_gone_is_for_a_person(opened):
         assert (fate.verdict, fate.reason) == (Verdict.QUARANTINED, "subscription_gone")
 
 
+async def test_main_subscription_of_somebody_else_gets_nothing(opened):
+    async with opened("main") as site:
+        user, plan, (task,) = await subscribed(site, 10_000, 700, [450])
+        await site.gateway.connection.execute("UPDATE user_subscriptions SET user_id = $1", await site.gateway.user())
+        (fate,) = await site.store.settle([failed(task)])
+        assert (fate.verdict, fate.reason) == (Verdict.QUARANTINED, "subscription_gone")
+        assert await used(site, plan) == 700
+        assert await site.gateway.balance(user) == (1000, 5000)
+
+
+async def test_main_refunds_of_one_token_and_channel_are_summed(opened):
+    async with opened("main") as site:
+        _, token, channel, task = await paid_by_token(site)
+        more = (await site.gateway.row("tasks", task.pk))["private_data"]
+        await site.gateway.task(task.user_id, channel, 70, private_data=more)
+        before = await site.gateway.row("tokens", token), await site.gateway.row("channels", channel)
+        await site.store.settle([failed(each) for each in await site.tasks(channel)])
+        after = await site.gateway.row("tokens", token), await site.gateway.row("channels", channel)
+        assert after[0]["remain_quota"] - before[0]["remain_quota"] == task.reserved + 70
+        assert before[0]["used_quota"] - after[0]["used_quota"] == task.reserved + 70
+        assert before[1]["used_quota"] - after[1]["used_quota"] == task.reserved + 70
+
+
 @pytest.mark.parametrize("saved", [None, "null", "[]", '"text"', "{}", '{"token_id": null, "billing_context": 5}'])
 async def test_main_task_without_private_data_is_paid_from_the_wallet(opened, saved):
     async with opened("main") as site:

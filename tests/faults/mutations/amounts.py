@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults.mutations.mutation import NO_USER_ROW_COUNT, SETTLE, Mutation, Patch, one
+from tests.faults.mutations.mutation import NO_USER_ROW_COUNT, SETTLE, SETTLER, Mutation, Patch, one
 
 _DOCUMENTED = "postgres/sql/documented/settle.sql"
 _FORK = "postgres/sql/fork/settle.sql"
@@ -180,11 +180,65 @@ MUTATIONS: tuple[Mutation, ...] = (
         "        outcome=Outcome.FAILURE,\n        charged=task.reserved,\n        rule=settle.reason,",
         "tests/test_batch.py -k failed_word",
     ),
+    # -- purses and mirrors
     one(
-        "limit of refunds ignored",
+        "subscription of somebody else is credited",
+        _MAIN,
+        "ON s.id = purse.subscription_id AND s.user_id = t.user_id",
+        "ON s.id = purse.subscription_id",
+        f"{_PROFILES}::test_main_subscription_of_somebody_else_gets_nothing",
+    ),
+    one(
+        "tokens that several tasks were paid by get one of the refunds",
+        _MAIN,
+        "SELECT b.token_id, sum(b.refunded)::bigint AS refunded, min(b.task_pk) AS task_pk\n",
+        "SELECT b.token_id, max(b.refunded)::bigint AS refunded, min(b.task_pk) AS task_pk\n",
+        f"{_PROFILES}::test_main_refunds_of_one_token_and_channel_are_summed",
+    ),
+    one(
+        "channel is lowered by one of its refunds",
+        _MAIN,
+        "SELECT b.channel_id, sum(b.refunded)::bigint AS refunded\n",
+        "SELECT b.channel_id, max(b.refunded)::bigint AS refunded\n",
+        f"{_PROFILES}::test_main_refunds_of_one_token_and_channel_are_summed",
+    ),
+    one(
+        "subscription that is overdrawn pays all the same",
+        _MAIN,
+        "AND s.amount_used + (amount.charged - amount.reserved) > s.amount_total",
+        "AND false",
+        f"{_PROFILES} -k overdraw",
+    ),
+    one(
+        "channel of the fork is lowered though nobody said so",
+        _FORK,
+        "b.refunded <> 0 AND $17::boolean\n",
+        "b.refunded <> 0 AND $17::boolean IS NOT NULL\n",
+        f"{_PROFILES}::test_fork_moves_the_balance_alone",
+    ),
+    one(
+        "by the rules of a gateway that was replaced: what a subscription paid goes to the wallet",
+        SETTLER,
+        'if not locked["is_of_profile"]:',
+        "if False:",
+        f"{_PROFILES} -k replaced_meanwhile",
+    ),
+    one(
+        "absurd usage is charged",
         "batch.py",
-        "admitted, waiting = self._refunds.admit(wishes)",
-        "admitted, waiting = wishes, []",
-        "tests/upstream/test_refund_limit.py",
+        "if priced.charged is None or is_plausible(priced.charged, task.reserved):",
+        "if priced is not None:",
+        "tests/test_batch.py -k no_gateway_would_charge",
+    ),
+    Mutation(
+        "expired task is charged as reserved",
+        (
+            Patch(
+                "core/settlements.py",
+                '        charged=0,\n        rule="expired",',
+                '        charged=None,\n        rule="expired",',
+            ),
+        ),
+        ("tests/upstream/test_refund_limit.py -k expired", f"{_TESTS} -k expired"),
     ),
 )

@@ -108,7 +108,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "postgres/sql/own/lock_logs.sql",
         "pg_advisory_xact_lock(7237118391560982615) IS NULL AS is_locked",
         "false AS is_locked",
-        f"{_ELSEWHERE}::test_two_replicas_that_deliver_the_same_lines_at_once_add_them_once",
+        f"{_ELSEWHERE}::test_a_replica_that_comes_while_another_adds_the_same_lines_waits_and_adds_none",
     ),
     one(
         "one log row that is refused takes its neighbours along",
@@ -142,8 +142,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     one(
         "balance is moved by a change that its hash already knows of",
         _REDIS,
-        "return entry.age_s > self._cache.life_s",
-        "return False",
+        "entry.age_s + since_s <= self._cache.life_s",
+        "entry.age_s + since_s",
         f"{_CACHE}::test_a_change_older_than_any_hash_can_be_is_in_every_hash_already",
     ),
     one(

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 from tests.faults.mutations.mutation import SETTLER, Mutation, one
 
+_KNOWN = "postgres/identity.py"
+
+_LEDGER = "tests/postgres/test_ledger.py"
+_IDENTITY = "tests/postgres/test_identity.py"
+
 MUTATIONS: tuple[Mutation, ...] = (
     one(
         "a ledger that lost its rows is settled on",
         SETTLER,
         'if not locked["is_ledger_whole"]:',
         "if False:",
-        "tests/postgres/test_ledger.py -k paid_again",
+        f"{_LEDGER} -k paid_again",
     ),
     one(
         "an old primary is written to after its promotion",
-        "postgres/identity.py",
+        _KNOWN,
         " or met.timeline < known.timeline",
         "",
-        "tests/postgres/test_identity.py -k promotion",
+        f"{_IDENTITY} -k promotion",
     ),
     one(
         "another server is written to",
-        "postgres/identity.py",
+        _KNOWN,
         " or met.system != known.system",
         "",
-        "tests/postgres/test_identity.py -k another_server",
+        f"{_IDENTITY} -k another_server",
     ),
     one(
         "deadlines by a clock that leapt ahead",
@@ -32,5 +37,47 @@ MUTATIONS: tuple[Mutation, ...] = (
         "if ahead_s > TOLERANCE_S:",
         "if False:",
         "tests/test_walk.py -k leaps",
+    ),
+    one(
+        "ledger that lost its rows is whole to the statement that looks",
+        "postgres/sql/*/lock.sql",
+        "WHERE c.ledger_at > now() - interval '7 days'",
+        "WHERE c.ledger_at > now() + interval '7 days'",
+        f"{_LEDGER} -k paid_again",
+    ),
+    one(
+        "note of the ledger follows what is left of it",
+        "postgres/sql/own/ledger_note.sql",
+        "WHERE (state.is_there OR state.is_recent IS NOT TRUE)\n",
+        "WHERE true\n",
+        f"{_LEDGER} -k paid_again",
+    ),
+    one(
+        "server that no longer says who it is is written to",
+        _KNOWN,
+        "        if known is None:\n            return\n",
+        "        if known is None or met is None:\n            return\n",
+        f"{_IDENTITY}::test_a_server_that_no_longer_says_who_it_is_is_not_written_to",
+    ),
+    one(
+        "connections to an old primary are kept",
+        _KNOWN,
+        "return identity is not None and identity != self.identity",
+        "return False",
+        f"{_IDENTITY}::test_connections_to_the_old_primary_end_when_another_one_was_met",
+    ),
+    one(
+        "new connections are made to whatever answers",
+        "postgres/pool.py",
+        "if server.identity is not None and not is_pooled:",
+        "if server.identity is None and not is_pooled:",
+        f"{_IDENTITY}::test_another_server_behind_the_address_is_never_written_to",
+    ),
+    one(
+        "behind a pooler, transactions run on whatever answers",
+        "postgres/database.py",
+        "if self.is_pooled and self.server.identity is not None:",
+        "if self.is_pooled and self.server.identity is None:",
+        f"{_IDENTITY}::test_another_server_behind_a_pooler_is_never_written_to",
     ),
 )

@@ -52,3 +52,11 @@ def without(path: str, text: str) -> Patch:
 NO_USER_ROW_COUNT = Patch(
     SETTLE, "WHEN (SELECT count(*) FROM paid) <> (SELECT count(*) FROM owed) THEN 'user_row'", "WHEN false THEN ''"
 )
+NO_KEY = (
+    Patch(
+        "postgres/migrations/0001_poller.sql",
+        "task_pk           bigint PRIMARY KEY,\n    task_id           text NOT NULL,\n    user_id",
+        "task_pk           bigint,\n    task_id           text NOT NULL,\n    user_id",
+    ),
+    without(SETTLE, "    ON CONFLICT (task_pk) DO NOTHING\n"),
+)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from tests.faults.mutations.mutation import SETTLE, Mutation, Patch, one, without
+from tests.faults.mutations.mutation import NO_KEY, SETTLE, Mutation, Patch, one, without
 
 _OWED = "postgres/sql/*/reconcile_owed.sql"
 _REFUNDS = "postgres/sql/{}/reconcile_refunds.sql"
 _WEIGHING = "core/reconcile.py"
 _RECONCILER = "postgres/reconcile.py"
-_KEY = Patch(
-    "postgres/migrations/0001_poller.sql",
-    "task_pk           bigint PRIMARY KEY,\n    task_id           text NOT NULL,\n    user_id",
-    "task_pk           bigint,\n    task_id           text NOT NULL,\n    user_id",
-)
-_NO_CONFLICT = without(SETTLE, "    ON CONFLICT (task_pk) DO NOTHING\n")
 
 _RECONCILE = "tests/postgres/test_reconcile.py"
 _COMMAND = "tests/cli/test_reconcile.py"
 _OPERATOR = "tests/cli/test_operator.py"
 _CORE = "tests/core/test_reconcile.py"
+_ASIDE = "tests/cli/test_set_aside.py"
 
 
 def _each(documented: tuple[str, str], others: tuple[str, str]) -> tuple[Patch, ...]:
@@ -33,12 +28,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     # -- reconcile pays once
     Mutation(
         "reconcile does without the ledger's key: run twice it pays twice",
-        (
-            _KEY,
-            _NO_CONFLICT,
-            Patch(SETTLE, "WHERE b.task_pk = kept.pk", "WHERE b.task_pk = kept.pk AND NOT $20::boolean"),
-        ),
-        (f"{_RECONCILE}::test_repairs_run_twice_and_at_once_move_nothing_twice",),
+        (*NO_KEY, Patch(SETTLE, "WHERE b.task_pk = kept.pk", "WHERE b.task_pk = kept.pk AND NOT $20::boolean")),
+        (f"{_RECONCILE} -k 'run_twice_and_at_once or daemon_settled_meanwhile'",),
     ),
     one(
         "reconcile finds what the ledger has",
@@ -50,21 +41,11 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "reconcile pays what the daemon has settled",
         (
-            _KEY,
-            _NO_CONFLICT,
+            *NO_KEY,
             Patch(_OWED, "AND NOT EXISTS (SELECT FROM poller.ledger AS l WHERE l.task_pk = t.id)", "AND true"),
             Patch(SETTLE, "WHERE b.task_pk = kept.pk", "WHERE b.task_pk = kept.pk AND NOT $20::boolean"),
         ),
         (f"{_RECONCILE}::test_what_the_daemon_settled_is_never_owed_again",),
-    ),
-    Mutation(
-        "repair of what the daemon settled since it was read",
-        (
-            _KEY,
-            _NO_CONFLICT,
-            Patch(SETTLE, "WHERE b.task_pk = kept.pk", "WHERE b.task_pk = kept.pk AND NOT $20::boolean"),
-        ),
-        (f"{_RECONCILE}::test_a_repair_of_what_the_daemon_settled_meanwhile_pays_nothing",),
     ),
     Mutation(
         "reconcile settles what is still open",
@@ -233,8 +214,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "refund by hand does without the ledger: given twice it pays twice",
         (
-            _KEY,
-            _NO_CONFLICT,
+            *NO_KEY,
             Patch(SETTLE, "WHERE b.task_pk = kept.pk", "WHERE b.task_pk = kept.pk AND a.rule <> 'operator'"),
         ),
         (f"{_OPERATOR}::test_resolve_of_a_task_that_was_opened_again_pays_nothing",),
@@ -259,14 +239,18 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "refund by hand of what the daemon settled meanwhile",
         (
-            _KEY,
-            _NO_CONFLICT,
+            *NO_KEY,
             Patch(
                 SETTLE,
                 "NOT seen.is_in_ledger AND seen.is_owed AND",
                 "(NOT seen.is_in_ledger AND seen.is_owed OR seen.rule = 'operator') AND",
             ),
             Patch(SETTLE, "WHERE b.task_pk = kept.pk", "WHERE b.task_pk = kept.pk AND a.rule <> 'operator'"),
+            Patch(
+                SETTLE,
+                "WHEN NOT seen.is_owed THEN 'final'",
+                "WHEN NOT seen.is_owed AND seen.rule <> 'operator' THEN 'final'",
+            ),
             Patch(SETTLE, "($20::boolean OR t.status", "($20::boolean OR j.rule = 'operator' OR t.status"),
         ),
         (f"{_OPERATOR}::test_resolve_of_a_task_that_a_lane_settles_meanwhile_pays_it_once",),
@@ -295,5 +279,20 @@ MUTATIONS: tuple[Mutation, ...] = (
             ),
         ),
         (f"{_OPERATOR}::test_requeue_of_a_settled_task_lets_nothing_be_paid_again",),
+    ),
+    # -- settlements set aside
+    one(
+        "task that comes back from a backup is paid again: its settlement was set aside",
+        SETTLE,
+        "WHERE b.task_pk = kept.pk",
+        "WHERE b.task_pk = a.pk",
+        f"{_ASIDE} -k comes_back_from_a_backup",
+    ),
+    one(
+        "settlement of the task itself is set aside",
+        "postgres/sql/*/set_aside.sql",
+        "WHEN o.task_pk IS NOT NULL OR l.task_id = coalesce(t.task_id, '') THEN 'own'",
+        "WHEN o.task_pk IS NOT NULL THEN 'own'",
+        f"{_ASIDE} -k within_its_second",
     ),
 )

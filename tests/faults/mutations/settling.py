@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults.mutations.mutation import NO_USER_ROW_COUNT, SETTLE, SETTLER, Mutation, Patch, one
+from tests.faults.mutations.mutation import NO_KEY, NO_USER_ROW_COUNT, SETTLE, SETTLER, Mutation, Patch, one, without
 
 _LOCK = "postgres/sql/*/lock.sql"
 _DOCUMENTED = "postgres/sql/documented/settle.sql"
@@ -57,12 +57,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "ledger key removed: what the ledger has is settled again",
         (
-            Patch(
-                "postgres/migrations/0001_poller.sql",
-                "task_pk           bigint PRIMARY KEY,\n    task_id           text NOT NULL,\n    user_id",
-                "task_pk           bigint,\n    task_id           text NOT NULL,\n    user_id",
-            ),
-            Patch(SETTLE, "    ON CONFLICT (task_pk) DO NOTHING\n", ""),
+            *NO_KEY,
             Patch(
                 SETTLE,
                 "WHERE b.task_pk = kept.pk\n        LIMIT 1",
@@ -109,6 +104,69 @@ MUTATIONS: tuple[Mutation, ...] = (
         "lock removed",
         (Patch(_LOCK, "    ORDER BY t.id\n    FOR NO KEY UPDATE OF t\n", "    ORDER BY t.id\n"),),
         (f"{_RACES}::test_amount_that_the_gateway_is_just_changing_is_waited_for",),
+    ),
+    Mutation(
+        "replica that lost its lease settles by what it read: neither status nor ledger stops it",
+        (
+            *NO_KEY,
+            Patch(SETTLE, "WHERE b.task_pk = kept.pk", "WHERE b.task_pk = kept.pk AND false"),
+            Patch(SETTLE, "NOT seen.is_in_ledger AND seen.is_owed AND", "seen.is_there AND"),
+            without(SETTLE, "            WHEN NOT seen.is_owed THEN 'final'\n"),
+            Patch(SETTLE, "($20::boolean OR t.status", "(true OR $20::boolean OR t.status"),
+        ),
+        (f"{_RACES}::test_who_loses_the_race_for_a_task_is_told_that_it_was_settled",),
+    ),
+    Mutation(
+        "reopened row of the same amount is taken for a new task",
+        (
+            *NO_KEY,
+            Patch(
+                SETTLE,
+                "NOT seen.is_in_ledger AND seen.is_owed AND",
+                "(NOT seen.is_in_ledger OR seen.is_same_amount) AND seen.is_owed AND",
+            ),
+        ),
+        (f"{_TESTS}::test_task_reopened_by_a_whole_row_save_is_restored_and_paid_once",),
+    ),
+    Mutation(
+        "reopened row of another amount is closed: what was charged anew is kept",
+        (
+            without(
+                SETTLE,
+                "            WHEN seen.is_in_ledger AND seen.is_active AND NOT seen.is_same_amount THEN 'quarantined'\n",
+            ),
+            Patch(SETTLE, "seen.is_same_in_ledger AND seen.is_same_amount AS", "seen.is_same_in_ledger AS"),
+        ),
+        ("tests/postgres/test_settle_odd_rows.py -k another_amount",),
+    ),
+    Mutation(
+        "task of another platform is refunded",
+        (
+            Patch(SETTLE, "ON t.id = a.pk AND t.platform = 'custompass'", "ON t.id = a.pk"),
+            Patch(SETTLE, "AND t.platform = 'custompass' AND ($20", "AND ($20"),
+        ),
+        (f"{_TESTS}::test_row_that_is_gone_or_of_another_platform_moves_nothing",),
+    ),
+    one(
+        "row that is another task's by now is settled",
+        SETTLE,
+        "coalesce(t.task_id, '') = a.task_id\n            AND",
+        "",
+        f"{_TESTS} -k changed_hands",
+    ),
+    one(
+        "row that is another user's by now is settled",
+        SETTLE,
+        "AND coalesce(t.user_id, 0) = a.user_id\n",
+        "\n",
+        f"{_TESTS} -k changed_hands",
+    ),
+    one(
+        "row that is another channel's by now is settled",
+        SETTLE,
+        "AND coalesce(t.channel_id, 0) = a.channel_id AS is_same",
+        "AS is_same",
+        f"{_TESTS} -k changed_hands",
     ),
     # -- one transaction
     Mutation(
