@@ -2,8 +2,10 @@
 
 Ordinarily that is one ask. A batch refused as a whole is asked about in halves, so that one bad id spoils no other; ids
 that an answer about others leaves out are asked about again without those, because some upstreams cut long lists, at
-whichever end: absent is what an answer tells nothing beside; and on a channel with several keys, what one key does not
-know is asked about with the others, or with one of them where a search is not due.
+whichever end: absent is what an answer tells nothing beside. Some tell nothing at all when too many are asked about, so
+past its deadline an id is absent only by an ask about it alone, or about no more ids than upstream told of any in this
+pass. On a channel with several keys, what one key does not know is asked about with the others, or with one of them
+where a search is not due.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ class _Asked(NamedTuple):
     """When the first of those keys was asked."""
     is_search: bool = True
     """All keys are asked; otherwise this one is the last of them on this pass."""
+    is_doubted: bool = False
+    """Upstream told nothing of these and others, which may be because they were many."""
 
 
 class Inquiry:
@@ -69,6 +73,8 @@ class Inquiry:
         self.refused: dict[int, tuple[Task, Route, str]] = {}
         """Tasks whose id alone was refused, by pk, each with its route and how upstream refused it."""
         self._answered: set[Route] = set()
+        self._largest_told = 0
+        """Ids in the largest ask on which upstream told something of any of them."""
         self._channel = channel
         self._asker = asker
         self._bench = bench
@@ -147,10 +153,18 @@ class Inquiry:
             if count:
                 self._recorder.anomaly(self._channel.id, kind, count)
         told, untold = batch.parted(lambda name, _: answer.reports[name].kind is not Kind.ABSENT)
-        if not (told.tasks and untold.tasks):
+        if told.tasks:
+            if asked.is_doubted:
+                self._recorder.anomaly(self._channel.id, "silent_about_many")
+            self._largest_told = max(self._largest_told, len(batch.tasks))
+            left = await self._sort(asked._replace(batch=told), answer.reports, asked_s)
+            return [*left, asked._replace(batch=untold)] if untold.tasks else left
+        overdue, young = untold.parted(lambda _, task: asked_s - task.submitted_s >= self._policy().lifetime_s)
+        if is_alone or len(batch.tasks) <= self._largest_told or not overdue.tasks:
             return await self._sort(asked, answer.reports, asked_s)
-        left = await self._sort(asked._replace(batch=told), answer.reports, asked_s)
-        return [*left, asked._replace(batch=untold)]
+        left = await self._sort(asked._replace(batch=young), answer.reports, asked_s) if young.tasks else ()
+        parts = overdue.halves() if len(overdue.tasks) > 1 else (overdue,)
+        return [*left, *(asked._replace(batch=part, is_doubted=True) for part in reversed(parts))]
 
     async def _sort(self, asked: _Asked, reports: Mapping[str, Report], asked_s: float) -> Sequence[_Asked]:
         """Conclude what *reports* settle; what another key may know is left to be asked about with that key."""

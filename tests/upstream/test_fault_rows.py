@@ -651,6 +651,39 @@ async def test_u29_a_list_of_the_newest_three_refunds_no_old_task_that_ended_wel
     assert [await rig.state(pk) for pk in tasks] == ["SUCCESS", "FAILURE", *["SUCCESS"] * 6]
 
 
+@row("U29")
+async def test_u29_an_upstream_silent_about_more_than_three_has_no_old_task_refunded_that_ended_well(
+    make_rig: MakeRig,
+) -> None:
+    async def tells_of_few(request: Request, writer: asyncio.StreamWriter) -> None:
+        known = [name for name in request.ids if name != "job-2"]
+        writer.write(response(answer_of(known if len(request.ids) <= 3 else [], "completed")))
+
+    rig = await make_rig()
+    async with FaultServer(tells_of_few) as server:
+        channel = await rig.channel(server.url)
+        tasks = [await rig.task(channel, age_s=2 * LIFETIME_S) for _ in range(8)]
+        await rig.walk(channel)
+        assert [len(request.ids) for request in server.requests] == [8, 4, 2, 1, 2, 4, 2, 2]
+    assert [await rig.state(pk) for pk in tasks] == ["SUCCESS", "FAILURE", *["SUCCESS"] * 6]
+    assert rig.anomalies()["silent_about_many"] == 4
+
+
+@row("U29")
+async def test_u29_silence_about_all_is_believed_of_each_alone_and_of_the_young_at_once(make_rig: MakeRig) -> None:
+    rig = await make_rig()
+    async with FaultServer(replies(answer_of([], "completed"))) as server:
+        channel = await rig.channel(server.url)
+        old = [await rig.task(channel, age_s=2 * LIFETIME_S) for _ in range(3)]
+        young = [await rig.task(channel) for _ in range(5)]
+        await rig.walk(channel)
+        assert [len(request.ids) for request in server.requests] == [8, 1, 2, 1, 1]
+        assert {await rig.state(pk) for pk in old} == {"FAILURE"}
+        assert not {await rig.state(pk) for pk in young} & {"SUCCESS", "FAILURE"}
+        await rig.walk(channel)
+        assert [len(request.ids) for request in server.requests][5:] == [5]
+
+
 @row("U32")
 async def test_u32_an_upstream_slow_in_proportion_gets_batches_that_it_can_answer(
     make_rig: MakeRig, hasty_breaker: None
