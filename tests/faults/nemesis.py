@@ -19,6 +19,8 @@ from tests.faults.rig import LEASE_S, Rig
 
 Fault = Callable[[Rig, Step], Awaitable[None]]
 _OURS = "application_name LIKE 'poller/%' AND datname = current_database()"
+_PATIENCE_S = 15.0
+"""How long to wait for what a fault needs, or for what must come of it, before it did not happen."""
 _AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
@@ -46,26 +48,38 @@ async def crash(rig: Rig, step: Step) -> None:
     child = rig.some_daemon()
     if child is not None and len(rig.alive) > 1 + len(rig.armed):
         rig.hits["kill"] += await rig.fell(child)
-    await rig.spawn(crash_at=f"{step.label}:{random.Random(step.seed).choice((1, 1, 2))}")
+    armed = await rig.spawn(crash_at=f"{step.label}:{random.Random(step.seed).choice((1, 1, 2))}")
+    with anyio.move_on_after(_PATIENCE_S):
+        while armed.code is None and not await rig.holds(armed):
+            # Nobody hands over what is not more than a fair share: those that have it make room, one by one.
+            await anyio.sleep(LEASE_S)
+            if not await rig.holds(armed) and (other := rig.some_daemon()) and len(rig.alive) > 1 + len(rig.armed):
+                rig.hits["kill"] += await rig.fell(other)
 
 
 async def freeze(rig: Rig, step: Step) -> None:
     """SIGSTOP until long after the lease has gone to another replica, then SIGCONT."""
-    child = rig.some_daemon()
-    if child is None:
-        return
-    mine = "SELECT channel_id FROM poller.lane WHERE holder LIKE $1"
-    name = f"%-{child.pid}-%"
-    held = {row["channel_id"] for row in await rig.admin(mine, name)}
     # Others must be there to take over.
     helper = await rig.spawn()
+    held: set[int] = set()
+    child = None
+    with anyio.move_on_after(_PATIENCE_S):
+        while not held:
+            await anyio.sleep(0.02)
+            child = rig.some_daemon()
+            held = await rig.holds(child) if child is not None and child is not helper else set()
+    if child is None or child.code is not None or not held:
+        return
     rig.frozen.add(child)
     child.signal(signal.SIGSTOP)
-    await anyio.sleep(LEASE_S * 2.5)
-    kept = {row["channel_id"] for row in await rig.admin(mine, name)}
+    theirs = "SELECT FROM poller.lane WHERE channel_id = ANY($1) AND holder NOT LIKE $2 AND lease_until > now()"
+    with anyio.move_on_after(_PATIENCE_S):
+        await anyio.sleep(LEASE_S * 2.5)
+        while not (taken := await rig.admin(theirs, list(held), f"%-{child.pid}-%")):
+            await anyio.sleep(0.05)
+        rig.hits["freeze"] += bool(taken)
     rig.frozen.discard(child)
     child.signal(signal.SIGCONT)
-    rig.hits["freeze"] += bool(held - kept)
     await anyio.sleep(0.5)
     if helper in rig.alive and helper.code is None and helper not in rig.frozen:
         rig.hits["kill"] += await rig.fell(helper)
@@ -248,6 +262,9 @@ async def read_only(rig: Rig, step: Step) -> None:
     await rig.set_read_only(True)
     try:
         await anyio.sleep(1.2)
+        with anyio.move_on_after(_PATIENCE_S):
+            while not any("read_only" in child.said() for child in rig.alive):
+                await anyio.sleep(0.1)
     finally:
         with anyio.CancelScope(shield=True):
             await rig.set_read_only(False)

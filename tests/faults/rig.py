@@ -17,13 +17,13 @@ from tests.e2e.harness import upstream
 from tests.faults import checker
 from tests.faults.cluster import Cluster
 from tests.faults.ground import Ground
-from tests.faults.nursery import LIMIT_S, Child, Nursery
+from tests.faults.nursery import Child, Nursery
 from tests.faults.outside import Outside
-from tests.faults.plan import WINDOW_S, Plan
+from tests.faults.plan import HANDED_OVER, WINDOW_S, Plan
 from tests.faults.pooler import pooler
 from tests.faults.proxy import Proxy, Target
 from tests.faults.rival import Rival
-from tests.faults.upstream import PatientSimulator
+from tests.faults.upstream import SPREAD_S, PatientSimulator
 
 LEASE_S = 1.0
 _REFUSALS = 6
@@ -147,7 +147,9 @@ class Rig:
         is_troubled = not self.plan.circumstances.isdisjoint(("trouble", "not_found"))
         troubles = {f"/ch{n}": _TROUBLE for n in (1, 2)} if is_troubled else {}
         keys = {f"/ch{n}": f"demo-key-{n}" for n in (1, 2, 3, 4)} if "keys" in self.plan.circumstances else None
-        simulator = PatientSimulator(seed=self.plan.number, lives=lives, troubles=troubles, keys=keys)
+        simulator = PatientSimulator(
+            lambda: bool(self.armed), seed=self.plan.number, lives=lives, troubles=troubles, keys=keys
+        )
         await self.proxy.start()
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -158,20 +160,22 @@ class Rig:
                 connection = await self.ground.connect()
                 await self.outside.open(connection, self.dsn())
                 await connection.close()
-                for step in self.plan.steps:
-                    if step.label and step.at_s == 0:
-                        first = await self.spawn(crash_at=f"{step.label}:1")
-                        await self._walks(first)
-                for _ in range(self.plan.replicas):
-                    await self.spawn()
                 rival = Rival(self.plan.profile, self.dsn, self.chance)
                 async with anyio.create_task_group() as gateway:
                     gateway.start_soon(rival.run, self.plan.habits)
+                    for step in self.plan.steps:
+                        if step.label and step.at_s == 0:
+                            first = await self.spawn(crash_at=f"{step.label}:1")
+                            await self._leads(first, step.label)
+                    for _ in range(self.plan.replicas):
+                        await self.spawn()
                     async with anyio.create_task_group() as nemesis:
                         began = anyio.current_time()
                         for step in self.plan.steps:
                             nemesis.start_soon(self._at, began + step.at_s, FAULTS[step.fault], step)
-                        while anyio.current_time() < began + WINDOW_S:
+                        while (now := anyio.current_time()) < began + WINDOW_S or (
+                            self.armed and now < began + SPREAD_S
+                        ):
                             await anyio.sleep(0.1)
                             await self._bury()
                     gateway.cancel_scope.cancel()
@@ -190,12 +194,17 @@ class Rig:
             await self.proxy.close()
             await self.outside.close()
 
-    async def _walks(self, child: Child) -> None:
-        """Wait until there is no lane that *child* could take, or it is over."""
+    async def _leads(self, child: Child, label: str) -> None:
+        """Let *child* work alone until it is over, or, where it shall hand lanes over, until it has them all."""
         free = "SELECT FROM poller.lane HAVING count(*) FILTER (WHERE lease_until > now()) < 4"
-        with anyio.fail_after(LIMIT_S):
-            while child.code is None and await self.admin(free):
+        with anyio.move_on_after(SPREAD_S):
+            while child.code is None and (label != HANDED_OVER or await self.admin(free)):
                 await anyio.sleep(0.02)
+
+    async def holds(self, child: Child) -> set[int]:
+        """The channels that *child* has leases of."""
+        mine = "SELECT channel_id FROM poller.lane WHERE holder LIKE $1 AND lease_until > now()"
+        return {row["channel_id"] for row in await self.admin(mine, f"%-{child.pid}-%")}
 
     async def _at(self, when: float, fault, step) -> None:  # type: ignore[no-untyped-def]
         await anyio.sleep(max(0.0, when - anyio.current_time()))
