@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.leftovers import LEASH, new_folder
 
 BINARY = shutil.which("redis-server") or ""
 
@@ -30,8 +30,7 @@ class RedisServer:
 
     def __init__(self, *, keeps: bool = False) -> None:
         self._keeps = keeps
-        # A socket path holds 107 bytes.
-        self._folder = Path(tempfile.mkdtemp(prefix="poller-redis-"))
+        self._folder = new_folder("redis")
         self.socket = self._folder / "redis.sock"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -40,7 +39,6 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        leash = ["setpriv", "--pdeathsig", "KILL"] if sys.platform == "linux" else []
         options = {
             "bind": "127.0.0.1",
             "port": self.port,
@@ -54,7 +52,7 @@ class RedisServer:
             "logfile": self._folder / "log",
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-        self._process = subprocess.Popen([*leash, BINARY, *arguments])
+        self._process = subprocess.Popen([*LEASH, BINARY, *arguments])
         until = time.monotonic() + 20
         while self.cli("PING") != "PONG":
             assert self._process.poll() is None, (self._folder / "log").read_text()

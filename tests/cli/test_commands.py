@@ -19,6 +19,7 @@ from poller.cli import _MODULES
 from poller.errors import DatabaseAway, Incomplete, Misconfigured, NotPermitted, Unavailable
 from tests.cli.conftest import Run
 from tests.conftest import MakeDatabase
+from tests.leftovers import LEASH
 from tests.ops.test_server import Console, side_port
 
 CANARY = "hunter2canary"
@@ -262,7 +263,7 @@ def test_check_json_of_a_fresh_process_is_json():
 
 
 def test_simulate_serves_until_it_is_told_to_stop():
-    command = [sys.executable, "-m", "poller", "simulate", "--port", "0"]
+    command = [*LEASH, sys.executable, "-m", "poller", "simulate", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

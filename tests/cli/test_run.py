@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from tests.conftest import MakeDatabase
+from tests.leftovers import LEASH
 
 CANARY = "hunter2canary"
 
@@ -36,7 +37,7 @@ def environ(dsn: str, **changes: str) -> dict[str, str]:
 
 def run_for_a_while(env: dict[str, str], paths: list[str]) -> tuple[int, str, dict[str, str]]:
     """Start the daemon, wait until it is ready, get *paths*, end it: exit code, all output, bodies by path."""
-    command = [sys.executable, "-m", "poller", "run"]
+    command = [*LEASH, sys.executable, "-m", "poller", "run"]
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             assert process.stdout is not None

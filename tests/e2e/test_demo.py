@@ -10,11 +10,12 @@ import anyio
 import pytest
 
 from tests.e2e.harness import LIMIT_S, clean_environment, until
+from tests.leftovers import LEASH
 
 
 def demo(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "poller", "demo", *arguments],
+        [*LEASH, sys.executable, "-m", "poller", "demo", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -8,14 +8,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import anyio
 
 from tests.faults.abilities import PGBOUNCER
 from tests.faults.cluster import LIMIT_S, Cluster
+from tests.leftovers import LEASH, new_folder
 
 
 @contextlib.asynccontextmanager
@@ -24,7 +23,7 @@ async def pooler(cluster: Cluster) -> AsyncIterator[int]:
     assert PGBOUNCER is not None
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    folder = Path(tempfile.mkdtemp(prefix="poller-pooler-"))
+    folder = new_folder("pooler")
     folder.chmod(0o755)
     (folder / "ini").write_text(
         f"[databases]\n* = host={cluster.home} port={cluster.port} user=postgres\n"
@@ -33,8 +32,7 @@ async def pooler(cluster: Cluster) -> AsyncIterator[int]:
     )
     # It refuses to be root, and must reach a socket that is root's: nobody in a namespace of its own, as the server is.
     as_nobody = ["unshare", "--user", "--map-user=65534", "--map-group=65534"] if os.geteuid() == 0 else []
-    leash = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
-    process = subprocess.Popen([*as_nobody, *leash, PGBOUNCER, "-q", folder / "ini"], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*as_nobody, *LEASH, PGBOUNCER, "-q", folder / "ini"], stderr=subprocess.DEVNULL)
     try:
         with anyio.fail_after(LIMIT_S):
             while not await _listens(port):

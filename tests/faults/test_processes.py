@@ -16,6 +16,7 @@ import pytest
 from tests.e2e.harness import clean_environment, until
 from tests.faults.nursery import ROOT, Nursery
 from tests.faults.stand import Stand, stand
+from tests.leftovers import LEASH
 
 LIMIT_S = 120
 REPLICAS = 20
@@ -33,7 +34,7 @@ async def assert_settles(command: list[str], settings: Mapping[str, str], at: St
     """A daemon started by *command* settles all that there is, and ends well when it is told to."""
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [*command, sys.executable, "-m", "poller", "run"],
+            [*LEASH, *command, sys.executable, "-m", "poller", "run"],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=out,

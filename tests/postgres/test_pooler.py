@@ -8,10 +8,8 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import anyio
 import pytest
@@ -21,6 +19,7 @@ from poller.postgres.leases import Leases
 from poller.postgres.migrate import migrate, verify
 from poller.postgres.profile import detect
 from poller.postgres.statements import Statement, load
+from tests.leftovers import LEASH, new_folder
 
 PGBOUNCER = os.environ.get("POLLER_TEST_PGBOUNCER") or shutil.which("pgbouncer", path="/usr/sbin:/usr/bin")
 pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="no pgbouncer here; POLLER_TEST_PGBOUNCER names one")
@@ -31,7 +30,7 @@ def pgbouncer(server: str) -> Iterator[int]:
     """Its port; two server connections for all clients, so that clients are moved about all the time."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    folder = Path(tempfile.mkdtemp(prefix="pgb-"))
+    folder = new_folder("pooler")
     folder.chmod(0o755)
     (folder / "ini").write_text(
         f"[databases]\n* = {server} user=postgres\n"
@@ -40,7 +39,7 @@ def pgbouncer(server: str) -> Iterator[int]:
     )
     # It refuses to be root, and must reach a socket that is root's: nobody in a namespace of its own, as the server is.
     as_nobody = ["unshare", "--user", "--map-user=65534", "--map-group=65534"] if os.geteuid() == 0 else []
-    process = subprocess.Popen([*as_nobody, PGBOUNCER, "-q", folder / "ini"], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*as_nobody, *LEASH, PGBOUNCER, "-q", folder / "ini"], stderr=subprocess.DEVNULL)
     try:
         give_up_s = time.monotonic() + 30
         while time.monotonic() < give_up_s:
