@@ -9,12 +9,14 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup
 
-from poller.core.schedule import backoff_s, next_pass_in_s
+from poller.core.schedule import backoff_s, is_said, next_pass_in_s
 from poller.crashpoints import reach
 from poller.errors import Defer, PollerError
 from poller.lane import Lane
 
 _BACKOFF_LAST_S = 15.0
+_SOUND_S = 60.0
+"""A lane that ran for so long before it crashed had not been failing."""
 _HAND_BACK_LEAST_S = 5.0
 _HAND_BACK_FIRST_S, _HAND_BACK_LAST_S = 0.1, 1.0
 
@@ -238,16 +240,17 @@ class Fleet:
             with held.scope:
                 crashes = 0
                 while True:
+                    began_at = anyio.current_time()
                     try:
                         await lane.run()
                         break
                     except Exception as bug:  # noqa: BLE001 - a supervision point
-                        crashes += 1
+                        crashes = 1 if anyio.current_time() - began_at > _SOUND_S else crashes + 1
                         delay_s = backoff_s(crashes, 1.0, _BACKOFF_LAST_S)
                         said = {"reason": str(bug)} if isinstance(bug, PollerError) else {"exc_info": bug}
-                        self._recorder.event(
-                            "error", "lane_failed", channel_id=lane.channel_id, retry_in=delay_s, **said
-                        )
+                        if is_said(crashes):
+                            facts = {"channel_id": lane.channel_id, "crashes": crashes, "retry_in": delay_s}
+                            self._recorder.event("error", "lane_failed", **facts, **said)
                         await lane.wait_out(delay_s)
             if not self._is_draining and not held.scope.cancelled_caught:
                 await self._hand_back(lane.channel_id)

@@ -236,6 +236,24 @@ async def test_a_lane_that_crashes_is_said_started_again_and_harms_no_other() ->
 
 
 @within(LIMIT_S)
+async def test_a_lane_that_keeps_crashing_is_said_at_growing_distance(monkeypatch) -> None:
+    async def lacks_a_right(walker: Walker) -> None:
+        if walker.runs <= 40:
+            raise NotPermitted("database: permission denied for table users")
+
+    monkeypatch.setattr("poller.fleet.backoff_s", lambda *_: 0.001)
+    site = Site(beat(state(1)), behave=lacks_a_right)
+    async with anyio.create_task_group() as group:
+        group.start_soon(site.fleet.run)
+        while not site.walkers or site.of(1).runs <= 40:
+            await anyio.sleep(0.002)
+        said = [facts for name, facts in site.recorder.events if name == "lane_failed"]
+        assert [facts["crashes"] for facts in said] == [1, 2, 4, 8, 16, 32]
+        assert all("permission denied for table users" in str(facts["reason"]) for facts in said)
+        group.cancel_scope.cancel()
+
+
+@within(LIMIT_S)
 async def test_a_lane_that_keeps_crashing_holds_up_no_drain() -> None:
     async def crashes(walker: Walker) -> None:
         if not walker.left.is_set():

@@ -27,6 +27,15 @@ def jitter(value_s: float, chance: float) -> float:
     return value_s * (0.5 + chance / 2)
 
 
+def is_said(count: int) -> bool:
+    """Whether the *count*-th failure in a row, from 1, is worth a line: at growing distance, at last every 64th.
+
+    >>> [count for count in range(1, 200) if is_said(count)]
+    [1, 2, 4, 8, 16, 32, 64, 128, 192]
+    """
+    return count & (count - 1) == 0 or count % 64 == 0
+
+
 def next_pass_in_s(started_s: float | None, interval_s: float, now_s: float) -> float:
     """Seconds until a lane's next pass is due: an interval after the last one began, never under 0.
 
