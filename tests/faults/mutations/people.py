@@ -64,14 +64,6 @@ MUTATIONS: tuple[Mutation, ...] = (
         (f"{_RECONCILE}::test_a_row_that_changed_since_it_was_read_is_not_paid",),
     ),
     Mutation(
-        "reconcile pays whom the row named when it was read",
-        (
-            Patch(SETTLE, "seen.is_owed AND seen.is_same AND seen.obstacle", "seen.is_owed AND seen.obstacle"),
-            without(SETTLE, "            WHEN NOT seen.is_same THEN 'moved'\n"),
-        ),
-        (f"{_RECONCILE}::test_a_row_that_changed_since_it_was_read_is_not_paid",),
-    ),
-    Mutation(
         "reconcile does not wait for whoever finished a task just now",
         _each(
             ("interval '10 minutes' THEN 'young'", "interval '0 minutes' THEN 'young'"),
@@ -281,13 +273,6 @@ MUTATIONS: tuple[Mutation, ...] = (
         (f"{_OPERATOR}::test_requeue_of_a_settled_task_lets_nothing_be_paid_again",),
     ),
     # -- settlements set aside
-    one(
-        "task that comes back from a backup is paid again: its settlement was set aside",
-        SETTLE,
-        "WHERE b.task_pk = kept.pk",
-        "WHERE b.task_pk = a.pk",
-        f"{_ASIDE} -k comes_back_from_a_backup",
-    ),
     one(
         "settlement of the task itself is set aside",
         "postgres/sql/*/set_aside.sql",
