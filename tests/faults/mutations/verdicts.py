@@ -152,12 +152,17 @@ MUTATIONS: tuple[Mutation, ...] = (
         "if False:",
         f"{_BYTES}::test_anything_else_is_not_a_good_code",
     ),
-    one(
+    Mutation(
         "what a long list leaves out is absent at once",
-        _INQUIRY,
-        "if not (told.tasks and untold.tasks):",
-        "if True:",
-        f"{_WALK}::test_a_list_that_upstream_cuts_ends_no_task_past_its_deadline",
+        (
+            Patch(_INQUIRY, "        if told.tasks:\n", "        if told.tasks and not untold.tasks:\n"),
+            Patch(
+                _INQUIRY,
+                "if is_alone or len(batch.tasks) <= self._largest_told or not overdue.tasks:",
+                "if batch.tasks:",
+            ),
+        ),
+        (f"{_WALK}::test_a_list_that_upstream_cuts_ends_no_task_past_its_deadline",),
     ),
     one(
         "absence at some keys of a channel is absence",
