@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 import anyio
 
-from poller.core.delivery import DONE, Entry, Fate, Receipt, Waiting
+from poller.core.delivery import CACHES, DONE, Entry, Fate, Receipt, Waiting
 from poller.core.schedule import backoff_s
 from poller.crashpoints import reach
 from poller.errors import Defer, PollerError
@@ -39,6 +39,8 @@ class Outbox(Protocol):
     async def claim(self, kind: str, limit: int, claim_s: float, floor: int | None) -> Sequence[Entry]: ...
 
     async def remove(self, ids: Sequence[int]) -> None: ...
+
+    async def forget(self, kinds: Sequence[str], older_s: float) -> None: ...
 
     async def put_back(self, ids: Sequence[int], reason: str, first_s: float, last_s: float) -> None: ...
 
@@ -159,15 +161,23 @@ class Deliverer:
 
 
 class Deliveries:
-    """All loops of this replica; which ones there are is for the settings to say."""
+    """All loops of this replica; which ones there are is for the settings to say.
 
-    def __init__(self, outbox: Outbox, couriers: dict[str, Courier], recorder: Recorder) -> None:
+    *stale_s*: no cached balance is that old. What waits for a cache that the settings do not name any more is forgotten
+    then; log rows wait for as long as it takes.
+    """
+
+    def __init__(self, outbox: Outbox, couriers: dict[str, Courier], recorder: Recorder, stale_s: float) -> None:
         self.loops = [Deliverer(kind, outbox, courier, recorder) for kind, courier in couriers.items()]
         self._outbox = outbox
         self._recorder = recorder
+        self._stale_s = stale_s
+        self._unserved = [kind for kind in CACHES if kind not in couriers]
 
     async def look(self) -> float:
         """Refresh the gauges of the outbox; a turn for ``supervised``."""
+        if self._unserved:
+            await self._outbox.forget(self._unserved, self._stale_s)
         waiting = await self._outbox.waiting()
         self._recorder.outbox(waiting.depth, waiting.oldest_s)
         return _GAUGE_PACE_S

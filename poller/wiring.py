@@ -42,6 +42,7 @@ from poller.walk import Rules
 _PAGE_SIZE = 1000
 _LOG_CONNECTIONS = 3
 _LEAST_GRACE_S = 30.0
+_LEAST_STALE_S = 300.0
 _IDENTITY_REMEDY = "GRANT EXECUTE ON FUNCTION pg_control_system(), pg_current_wal_lsn(), pg_walfile_name(pg_lsn) TO ..."
 
 
@@ -128,7 +129,7 @@ async def open_deliveries(
             stack.push_async_callback(cache.close)
             couriers["user_cache"] = UserCourier(cache)
             couriers["token_cache"] = TokenCourier(cache, settings.crypto_secret, outbox.token_keys)
-        yield Deliveries(outbox, couriers, recorder)
+        yield Deliveries(outbox, couriers, recorder, max(_LEAST_STALE_S, 2 * settings.sync_frequency_s))
 
 
 async def open_log_pool(settings: Settings) -> Database:

@@ -43,7 +43,7 @@ class World:
 
     def deliveries(self) -> Deliveries:
         couriers = {"log": self.log_courier, "user_cache": self.user_courier, "token_cache": self.token_courier}
-        return Deliveries(self.outbox, couriers, self.recorder)
+        return Deliveries(self.outbox, couriers, self.recorder, stale_s=300)
 
     async def settled(self, count: int = 1) -> list[int]:
         """Settle *count* failed tasks of users whose balance of 550 is cached."""
@@ -89,6 +89,20 @@ async def test_everything_reaches_where_it_belongs_and_the_outbox_is_empty(world
         await world.expect_delivered(users)
     assert world.metric("custompass_deliveries_total", kind="log") == 250
     assert world.metric("custompass_deliveries_total", kind="user_cache") == 250
+
+
+async def test_what_waits_for_a_cache_that_was_taken_out_of_the_settings_is_forgotten_when_no_hash_is_so_old(world):
+    with anyio.fail_after(LIMIT_S):
+        await world.settled(2)
+        without_redis = Deliveries(world.outbox, {}, world.recorder, stale_s=300)
+        await without_redis.look()
+        assert (await world.outbox.waiting()).depth == 4
+        await world.site.gateway.connection.execute("UPDATE poller.outbox SET created_at = now() - interval '301 s'")
+        await world.deliveries().look()
+        assert (await world.outbox.waiting()).depth == 4
+        await without_redis.look()
+        rows = await world.site.gateway.connection.fetch("SELECT kind FROM poller.outbox")
+        assert [row["kind"] for row in rows] == ["log", "log"]
 
 
 async def test_a_turn_is_bounded_and_the_next_follows_at_once_while_there_is_more(world):

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 KINDS = ("log", "user_cache", "token_cache")
 """What ``poller.outbox`` may hold: log rows for another database, changed balances for the gateway's Redis."""
+CACHES = KINDS[1:]
+"""Those that are pointless after a while: no cached balance lives for long."""
 
 
 class Entry(NamedTuple):

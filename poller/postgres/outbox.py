@@ -37,6 +37,10 @@ class Outbox:
         """Forget what is done with."""
         await self._database.fetch(self._statements.outbox_remove, ids)
 
+    async def forget(self, kinds: Sequence[str], older_s: float) -> None:
+        """Be done with entries of *kinds* that are older than *older_s* seconds."""
+        await self._database.fetch(self._statements.outbox_forget, kinds, older_s)
+
     async def put_back(self, ids: Sequence[int], reason: str, first_s: float, last_s: float) -> None:
         """Leave what surely was not handed over for later: *first_s*, doubled with each try, up to *last_s*."""
         await self._database.fetch(self._statements.outbox_put_back, ids, reason, first_s, last_s)
