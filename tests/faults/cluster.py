@@ -19,6 +19,15 @@ from poller.demo import embedded
 LIMIT_S = 60.0
 _PREFIX = "poller-faults-"
 _SIZE = "400m"
+_BUSY = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.DiskFullError,
+)
 _SETTINGS = {
     "listen_addresses": "",
     "max_connections": "60",
@@ -152,6 +161,19 @@ class Cluster:
         connection.terminate()
         return True
 
+    async def ask(self, query: str, *args: object, database: str = "postgres") -> list[asyncpg.Record]:
+        """Run *query* as a person would; waits while the server is on its way up, or full."""
+        settings = {"application_name": "rig", "default_transaction_read_only": "off"}
+        with anyio.fail_after(LIMIT_S):
+            while True:
+                with contextlib.suppress(*_BUSY):
+                    connection = await asyncpg.connect(self.dsn(database), timeout=5, server_settings=settings)
+                    try:
+                        return await connection.fetch(query, *args)
+                    finally:
+                        connection.terminate()
+                await anyio.sleep(0.05)
+
     # -- faults ------------------------------------------------------------------------------------------------------
 
     async def restart(self, how: int = signal.SIGQUIT) -> None:
@@ -165,10 +187,8 @@ class Cluster:
 
     async def crash_child(self) -> None:
         """Kill a server process: all sessions drop, and the server recovers by itself."""
-        connection = await asyncpg.connect(self.dsn())
-        pid = await connection.fetchval("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
-        connection.terminate()
-        os.kill(pid, signal.SIGKILL)
+        (row,) = await self.ask("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+        os.kill(row["pid"], signal.SIGKILL)
 
     @contextlib.contextmanager
     def full_disk(self):  # type: ignore[no-untyped-def]
@@ -190,10 +210,8 @@ class Cluster:
         await self._run("pg_basebackup", *source, "-D", home / "data", "-R", "-X", "stream", "-c", "fast", "--no-sync")
         self._standby = self._launch(home)
         with anyio.fail_after(LIMIT_S):
-            connection = await asyncpg.connect(self.dsn())
-            while not await connection.fetchval("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"):
+            while not await self.ask("SELECT FROM pg_stat_replication WHERE state = 'streaming'"):
                 await anyio.sleep(0.02)
-            await connection.close()
 
     async def make_twin(self) -> Path:
         """A copy of the primary, promoted while that goes on: both take writes. Returns the socket of the copy."""
@@ -217,9 +235,7 @@ class Cluster:
 
     async def stop_streaming(self) -> list[int]:
         """Freeze what feeds the standby: from here on it misses what the primary acknowledges."""
-        connection = await asyncpg.connect(self.dsn())
-        rows = await connection.fetch("SELECT pid FROM pg_stat_replication")
-        await connection.close()
+        rows = await self.ask("SELECT pid FROM pg_stat_replication")
         for row in rows:
             os.kill(row["pid"], signal.SIGSTOP)
         return [row["pid"] for row in rows]

@@ -19,16 +19,6 @@ from tests.faults.cluster import Cluster
 from tests.faults.nursery import Nursery
 from tests.faults.plan import Plan
 
-_BUSY = (
-    OSError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.DiskFullError,
-)
-
 
 @contextlib.asynccontextmanager
 async def cluster_and_nursery() -> AsyncIterator[tuple[Cluster, Nursery]]:
@@ -64,17 +54,8 @@ class Ground:
         return await asyncpg.connect(self.dsn(), server_settings={"application_name": "rig"})
 
     async def ask(self, query: str, *args: object) -> list[asyncpg.Record]:
-        """Run *query* as a person would; waits while the server is on its way up, or full."""
-        with anyio.fail_after(60):
-            while True:
-                with contextlib.suppress(*_BUSY):
-                    settings = {"application_name": "rig", "default_transaction_read_only": "off"}
-                    connection = await asyncpg.connect(self.dsn(), timeout=5, server_settings=settings)
-                    try:
-                        return await connection.fetch(query, *args)
-                    finally:
-                        connection.terminate()
-                await anyio.sleep(0.05)
+        """Run *query* as a person would, in this database."""
+        return await self._cluster.ask(query, *args, database=self.name)
 
     async def seed(self, url: str, simulator: Simulator) -> None:
         """Tasks that were charged, and the witnesses."""
