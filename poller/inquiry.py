@@ -3,9 +3,9 @@
 Ordinarily that is one ask. A batch refused as a whole is asked about in halves, so that one bad id spoils no other; ids
 that an answer about others leaves out are asked about again without those, because some upstreams cut long lists, at
 whichever end: absent is what an answer tells nothing beside. Some tell nothing at all when too many are asked about, so
-past its deadline an id is absent only by an ask about it alone, or about no more ids than upstream told of any in this
-pass. On a channel with several keys, what one key does not know is asked about with the others, or with one of them
-where a search is not due.
+past its deadline an id is absent only by an ask about it alone, or about no more ids of its model than upstream told of
+any in this pass. On a channel with several keys, what one key does not know is asked about with the others, or with one
+of them where a search is not due.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class Inquiry:
         self.refused: dict[int, tuple[Task, Route, str]] = {}
         """Tasks whose id alone was refused, by pk, each with its route and how upstream refused it."""
         self._answered: set[Route] = set()
-        self._largest_told = 0
-        """Ids in the largest ask on which upstream told something of any of them."""
+        self._largest_told: dict[str, int] = {}
+        """Ids in the largest ask on which upstream told something of any of them, by model."""
         self._channel = channel
         self._asker = asker
         self._bench = bench
@@ -153,14 +153,17 @@ class Inquiry:
             if count:
                 self._recorder.anomaly(self._channel.id, kind, count)
         told, untold = batch.parted(lambda name, _: answer.reports[name].kind is not Kind.ABSENT)
+        model = batch.route.model
+        largest_told = self._largest_told.get(model, 0)
         if told.tasks:
             if asked.is_doubted:
                 self._recorder.anomaly(self._channel.id, "silent_about_many")
-            self._largest_told = max(self._largest_told, len(batch.tasks))
+            self._largest_told[model] = max(largest_told, len(batch.tasks))
             left = await self._sort(asked._replace(batch=told), answer.reports, asked_s)
             return [*left, asked._replace(batch=untold)] if untold.tasks else left
-        overdue, young = untold.parted(lambda _, task: asked_s - task.submitted_s >= self._policy().lifetime_s)
-        if is_alone or len(batch.tasks) <= self._largest_told or not overdue.tasks:
+        lifetime_s = self._policy().lifetime_s
+        overdue, young = untold.parted(lambda _, task: asked_s - task.submitted_s >= lifetime_s)
+        if is_alone or len(batch.tasks) <= largest_told or not overdue.tasks:
             return await self._sort(asked, answer.reports, asked_s)
         left = await self._sort(asked._replace(batch=young), answer.reports, asked_s) if young.tasks else ()
         parts = overdue.halves() if len(overdue.tasks) > 1 else (overdue,)

@@ -198,9 +198,9 @@ class SidePort:
     def _bounded(self, handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         """*handler* under a time limit, its errors as answers: one line of our own words, never a traceback.
 
-        Few at a time, whoever asks how often: the lanes need the database more than any stranger does.
+        Of those that need the database few at a time, whoever asks how often: the lanes need it more than any stranger.
         """
-        is_free = handler in (self._livez, self._startupz)
+        is_free = handler in (self._livez, self._startupz, self._metrics)
 
         async def answer(request: Request) -> Response:
             try:

@@ -311,6 +311,21 @@ async def test_however_many_ask_for_the_status_few_at_a_time_use_the_database():
     assert 0 < most <= 4
 
 
+async def test_metrics_and_liveness_answer_while_the_database_leaves_every_status_waiting():
+    class Stuck(Console):
+        async def status(self) -> dict[str, Any]:
+            await anyio.sleep_forever()
+            raise AssertionError
+
+    async with side_port(Stuck()) as (client, _), anyio.create_task_group() as group:
+        for _ in range(8):
+            group.start_soon(client.get, "/status")
+        with anyio.fail_after(5):
+            assert (await client.get("/metrics")).status_code == 200
+            assert (await client.get("/livez")).status_code == 200
+        group.cancel_scope.cancel()
+
+
 async def test_signals_stay_the_daemons():
     before = signal.getsignal(signal.SIGTERM)
     async with side_port(Console()):

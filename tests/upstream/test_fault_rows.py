@@ -670,6 +670,21 @@ async def test_u29_an_upstream_silent_about_more_than_three_has_no_old_task_refu
 
 
 @row("U29")
+async def test_u29_what_upstream_tells_of_one_model_proves_no_silence_about_another(make_rig: MakeRig) -> None:
+    async def tells_of_few_slow_ones(request: Request, writer: asyncio.StreamWriter) -> None:
+        is_too_many = "/slow/" in request.line and len(request.ids) > 2
+        writer.write(response(answer_of([] if is_too_many else request.ids, "completed")))
+
+    rig = await make_rig()
+    async with FaultServer(tells_of_few_slow_ones) as server:
+        channel = await rig.channel(server.url)
+        quick = [await rig.task(channel, action="quick/submit", age_s=2 * LIFETIME_S) for _ in range(6)]
+        slow = [await rig.task(channel, action="slow/submit", age_s=2 * LIFETIME_S) for _ in range(4)]
+        await rig.walk(channel)
+    assert {await rig.state(pk) for pk in quick + slow} == {"SUCCESS"}
+
+
+@row("U29")
 async def test_u29_silence_about_all_is_believed_of_each_alone_and_of_the_young_at_once(make_rig: MakeRig) -> None:
     rig = await make_rig()
     async with FaultServer(replies(answer_of([], "completed"))) as server:

@@ -158,7 +158,7 @@ MUTATIONS: tuple[Mutation, ...] = (
             Patch(_INQUIRY, "        if told.tasks:\n", "        if told.tasks and not untold.tasks:\n"),
             Patch(
                 _INQUIRY,
-                "if is_alone or len(batch.tasks) <= self._largest_told or not overdue.tasks:",
+                "if is_alone or len(batch.tasks) <= largest_told or not overdue.tasks:",
                 "if batch.tasks:",
             ),
         ),
