@@ -35,8 +35,9 @@ async def set_aside(names: Sequence[str] | None, is_sure: bool) -> int:
     async with desk(read_settings().settings, "tasks") as at:
         pks, is_all = ({}, True) if names is None else await named(at.inspector, names)
         count = len(pks) if names is not None else await _held(at)
-        if not count:
+        if names is None and not count:
             click.echo("nothing is held because of the settlement of another task")
+        if not count:
             return os.EX_OK if is_all else 1
         if not is_sure:
             _ask(count)
