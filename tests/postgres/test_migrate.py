@@ -12,7 +12,7 @@ import pytest
 from poller.errors import Misconfigured, NotPermitted
 from poller.postgres.migrate import Migrated, may_create, migrate, migrations, plan, verify
 from poller.postgres.profile import detect
-from poller.postgres.statements import Statement
+from poller.postgres.statements import Statement, load_own
 from tests.postgres.eventually import eventually
 from tests.postgres.proxy import other_pid
 
@@ -70,6 +70,21 @@ async def test_migrating_at_the_same_time_is_harmless(make_database, open_databa
         assert sorted(migrated.applied for migrated in done) == [(), (), (), ALL]
         assert sorted(migrated.index for migrated in done) == ["created", "kept", "kept", "kept"]
         await verify(databases[0])
+
+
+async def test_a_transaction_that_began_before_the_schema_was_made_sees_it_under_the_lock(make_database, open_database):
+    """Look-ups by name may answer from a cache that is as old as the transaction."""
+    with anyio.fail_after(60):
+        dsn = await make_database("fork", migrated=False)
+        late, quick = await open_database(dsn, max_open=1), await open_database(dsn)
+        own = load_own()
+        async with late.transaction() as transaction:
+            assert (await transaction.fetch(own.lock_migration))[0]["is_locked"]
+            assert not (await transaction.fetch(own.has_migrations))[0]["is_there"]
+        async with late.transaction() as transaction:
+            assert await migrate(quick, "fork") == Migrated(ALL, "created")
+            assert (await transaction.fetch(own.lock_migration))[0]["is_locked"]
+            assert (await transaction.fetch(own.has_migrations))[0]["is_there"]
 
 
 async def test_an_invalid_index_is_a_left_over_and_made_anew(make_database, open_database):
