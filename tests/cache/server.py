@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.leftovers import LEASH, new_folder
+from tests.ports import free_port
 
 BINARY = shutil.which("redis-server") or ""
 
@@ -32,9 +33,7 @@ class RedisServer:
         self._keeps = keeps
         self._folder = new_folder("redis")
         self.socket = self._folder / "redis.sock"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 

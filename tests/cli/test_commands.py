@@ -21,6 +21,7 @@ from tests.cli.conftest import Run
 from tests.conftest import MakeDatabase
 from tests.leftovers import LEASH
 from tests.ops.test_server import Console, side_port
+from tests.ports import free_port
 
 CANARY = "hunter2canary"
 
@@ -234,8 +235,7 @@ async def test_trigger_sends_the_admin_token_and_says_when_it_is_refused(poller:
 
 
 def test_trigger_goes_past_proxies(poller: Run):
-    with socket.create_server(("127.0.0.1", 0)) as closed_soon:
-        port = closed_soon.getsockname()[1]
+    port = free_port()
     ran = poller("trigger", METRICS_PORT=str(port), HTTP_PROXY="http://127.0.0.1:1")
     assert ran.code == 69
     assert f"side port http://127.0.0.1:{port}" in ran.err

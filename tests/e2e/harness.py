@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
 import anyio
@@ -158,20 +158,32 @@ async def settled(dsn: str) -> int:
         return 0
 
 
+_watched: list[Daemon] = []
+
+
 async def until(condition: Callable[[], Awaitable[bool]], *, limit_s: float = LIMIT_S) -> None:
-    """Wait for *condition* to hold."""
+    """Wait for *condition* to hold, unless a daemon of the test gives up by itself before."""
     with anyio.fail_after(limit_s):
         while not await condition():
+            for daemon in _watched:
+                code = daemon.process.poll()
+                assert code is None or code <= 0, f"a daemon ended with {code} meanwhile"
             await anyio.sleep(0.05)
 
 
 @contextlib.contextmanager
-def ending(*daemons: Daemon):  # type: ignore[no-untyped-def]
-    """Kill what still runs when the test is over."""
+def ending(*daemons: Daemon) -> Iterator[None]:
+    """Kill what still runs when the test is over; a failure tells what each of them said last."""
+    _watched.extend(daemons)
     try:
         yield
+    except BaseException as failure:
+        for daemon in daemons:
+            failure.add_note(f"exit {daemon.process.poll()}, said last:\n{daemon.said()[-1500:]}")
+        raise
     finally:
         for daemon in daemons:
+            _watched.remove(daemon)
             daemon.kill()
 
 

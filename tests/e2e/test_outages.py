@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import asyncpg
@@ -24,27 +23,25 @@ from tests.e2e.harness import (
     until,
     upstream,
 )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+from tests.ports import free_port
 
 
 async def test_a_database_that_comes_goes_and_comes_again_costs_no_settlement(tmp_path: Path) -> None:
     port, data = free_port(), tmp_path / "data"
     simulator = Simulator(lives=QUICK)
     dsn = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+    with postgres(keep=data) as server:
+        # Before there is a daemon: one that finds no tables of a gateway does not stay.
+        connection = await asyncpg.connect(server.dsn())
+        await world.make_gateway(connection, "main")
+        await connection.close()
     daemon = Daemon(dsn, tmp_path / "log", {})
     with ending(daemon):
         await daemon.says("database_away")
         assert (await daemon.get("/livez"))[0] == 200
         assert (await daemon.get("/readyz"))[0] == 503
         async with upstream(simulator) as url:
-            with postgres(port=port, listen="127.0.0.1", keep=data) as server:
-                connection = await asyncpg.connect(server.dsn())
-                await world.make_gateway(connection, "main")
-                await connection.close()
+            with postgres(port=port, listen="127.0.0.1", keep=data):
                 await seeded(dsn, "main", 400, url, simulator)
                 await until(lambda: at_least(dsn, 20))
                 assert (await daemon.get("/readyz"))[0] == 200

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncIterator
 
@@ -15,14 +14,14 @@ import anyio
 from tests.faults.abilities import PGBOUNCER
 from tests.faults.cluster import LIMIT_S, Cluster
 from tests.leftovers import LEASH, new_folder
+from tests.ports import free_port
 
 
 @contextlib.asynccontextmanager
 async def pooler(cluster: Cluster) -> AsyncIterator[int]:
     """Its port on loopback; three server connections for all clients, so that they are moved about."""
     assert PGBOUNCER is not None
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     folder = new_folder("pooler")
     folder.chmod(0o755)
     (folder / "ini").write_text(

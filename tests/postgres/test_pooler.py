@@ -20,6 +20,7 @@ from poller.postgres.migrate import migrate, verify
 from poller.postgres.profile import detect
 from poller.postgres.statements import Statement, load
 from tests.leftovers import LEASH, new_folder
+from tests.ports import free_port
 
 PGBOUNCER = os.environ.get("POLLER_TEST_PGBOUNCER") or shutil.which("pgbouncer", path="/usr/sbin:/usr/bin")
 pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="no pgbouncer here; POLLER_TEST_PGBOUNCER names one")
@@ -28,8 +29,7 @@ pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="no pgbouncer here; PO
 @contextlib.contextmanager
 def pgbouncer(server: str) -> Iterator[int]:
     """Its port; two server connections for all clients, so that clients are moved about all the time."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     folder = new_folder("pooler")
     folder.chmod(0o755)
     (folder / "ini").write_text(
