@@ -44,7 +44,7 @@ class Watchman:
         return int(row["usable"])
 
     async def foreign_finals(self, since_s: float) -> list[tuple[int, int, str]]:
-        """(pk, channel id, task id) of tasks that became final since without a ledger row, at most 100, oldest first.
+        """(pk, channel id, task id) of tasks that became final since without a ledger row, at most 200, oldest first.
 
         *since_s* is epoch seconds of the database's clock; let it follow the looks, a minute behind, because each look
         reads every task that ended since. Each task returned was finished by a second writer.

@@ -8,7 +8,6 @@ from typing import Any
 
 import anyio
 import asyncpg
-import pytest
 
 from poller.postgres.statements import Statement, load
 
@@ -65,25 +64,26 @@ def rows_read(found: list[dict[str, Any]]) -> int:
     )
 
 
-@pytest.mark.parametrize(
-    "name", ["discover", "queue", "finalized", "quarantined", "page", "last", "tidy_notes", "unassigned"]
-)
-async def test_no_statement_of_a_pass_reads_the_finished_tasks(make_database, profile_name, name):
+OF_A_PASS = ("discover", "queue", "finalized", "quarantined", "page", "last", "tidy_notes", "unassigned")
+
+
+async def test_no_statement_of_a_pass_reads_the_finished_tasks(make_database, profile_name):
     with anyio.fail_after(120):
         connection = await filled(await make_database(profile_name), profile_name)
         since_s = await connection.fetchval(
             "SELECT extract(epoch FROM now())::float8 - 86400 + $1::int", FINISHED - 100
         )
-        args = {"finalized": (since_s,), "page": (3, 0, 50), "last": (3,), "tidy_notes": (0, 100)}.get(name, ())
-        found = await explained(connection, load(profile_name)[name], *args)
+        args = {"finalized": (since_s,), "page": (3, 0, 50), "last": (3,), "tidy_notes": (0, 100)}
+        plans = {name: await explained(connection, load(profile_name)[name], *args.get(name, ())) for name in OF_A_PASS}
         await connection.close()
-    on_tasks = [node for node in found if node.get("Relation Name") == "tasks"]
-    assert on_tasks
-    assert not [node for node in on_tasks if node["Node Type"] == "Seq Scan"]
-    # In documented no index leads to what ended lately: a bounded number of the newest rows is read instead.
-    assert rows_read(found) <= (20_000 if (profile_name, name) == ("documented", "finalized") else 200)
-    if name in ("discover", "queue", "page", "last", "unassigned"):
-        assert "poller_active_tasks" in {node.get("Index Name") for node in found}
+    for name, found in plans.items():
+        on_tasks = [node for node in found if node.get("Relation Name") == "tasks"]
+        assert on_tasks, name
+        assert not [node for node in on_tasks if node["Node Type"] == "Seq Scan"], name
+        # No index leads to all that ended lately: a bounded number of the newest rows is read instead.
+        assert rows_read(found) <= (20_200 if name == "finalized" else 200), name
+        if name in ("discover", "queue", "page", "last", "unassigned"):
+            assert "poller_active_tasks" in {node.get("Index Name") for node in found}, name
 
 
 async def test_channels_are_found_by_one_probe_each(make_database, profile_name):

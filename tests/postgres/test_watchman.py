@@ -132,6 +132,21 @@ async def test_tasks_that_became_final_without_our_ledger_betray_a_second_writer
         assert await watchman.foreign_finals(since_s) == [(3, 5, "t2")]
 
 
+@pytest.mark.parametrize("profile_name", ["fork", "main"])
+async def test_a_task_that_a_gateway_gave_up_without_a_finish_time_betrays_it_too(watchman, dsn, profile_name):
+    """What a gateway does to all tasks of a channel that is gone: failed, no refund, no time of its end."""
+    with anyio.fail_after(30):
+        await add_tasks(dsn, profile_name, 4, status=ACTIVE[profile_name][1], channel=7)
+        since_s = await watchman.db_now()
+        gave_up = (
+            "UPDATE tasks SET status = 'FAILURE', progress = '100%', finish_time = {}, updated_at = $1 WHERE id = {}"
+        )
+        await run(dsn, gave_up.format("0", 2), int(since_s) + 1)
+        await run(dsn, gave_up.format("NULL", 3), int(since_s) + 1)
+        await run(dsn, gave_up.format("0", 4), int(since_s) - 1000)  # long ago
+        assert [pk for pk, _, _ in await watchman.foreign_finals(since_s)] == [2, 3]
+
+
 async def test_quarantine_counts_until_somebody_finished_the_task(watchman, dsn, profile_name):
     with anyio.fail_after(30):
         await add_tasks(dsn, profile_name, 2, status=ACTIVE[profile_name][0])
