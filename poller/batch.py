@@ -53,9 +53,9 @@ class Tasks(Protocol):
 
     async def advance(self, changes: Sequence[tuple[Task, Advance]]) -> int: ...
 
-    async def remember(self, channel_id: int, sightings: Mapping[int, int]) -> None: ...
+    async def remember(self, channel_id: int, sightings: Sequence[tuple[Task, int]]) -> None: ...
 
-    async def remember_keys(self, channel_id: int, digests: Mapping[int, str]) -> None: ...
+    async def remember_keys(self, channel_id: int, digests: Sequence[tuple[Task, str]]) -> None: ...
 
     async def quarantine(self, entries: Sequence[tuple[Task, str, str]]) -> int: ...
 
@@ -93,7 +93,7 @@ class _Judged:
     holds: list[tuple[Task, str, str, str]] = field(default_factory=list)
     """With reason, detail and evidence. The evidence has upstream's answer in it, which belongs in no log."""
     advances: list[tuple[Task, Advance]] = field(default_factory=list)
-    sightings: dict[int, int] = field(default_factory=dict)
+    sightings: list[tuple[Task, int]] = field(default_factory=list)
     words: dict[str, tuple[int, str]] = field(default_factory=dict)
     waiting: set[int] = field(default_factory=set)
     """Pks among them that the limit of refunds leaves open."""
@@ -187,13 +187,13 @@ class Bench:
                 if type(decision) is Keep:
                     counts.kept += 1
                     if decision.sightings is not None:
-                        judged.sightings[task.pk] = decision.sightings
+                        judged.sightings.append((task, decision.sightings))
                     if decision.reason not in _QUIET_KEEPS:
                         odd[decision.reason] = odd.get(decision.reason, 0) + 1
                 elif type(decision) is Advance:
                     judged.advances.append((task, decision))
                     if decision.sightings is not None:
-                        judged.sightings[task.pk] = decision.sightings
+                        judged.sightings.append((task, decision.sightings))
                 elif type(decision) is Settle:
                     judged.settles.append((task, decision, report))
                 elif type(decision) is GiveUp:
@@ -277,10 +277,10 @@ class Bench:
         return settlements.succeeded(task, settle, report, charge)
 
 
-def _of_open_tasks(lessons: Mapping[int, str], batch: Batch, judged: _Judged) -> dict[int, str]:
-    """Digests by pk, for those tasks that will be asked about again."""
+def _of_open_tasks(lessons: Mapping[int, str], batch: Batch, judged: _Judged) -> list[tuple[Task, str]]:
+    """Those tasks that will be asked about again, each with its digest."""
     over = {task.pk for task, _, _ in (*judged.settles, *judged.refunds)} - judged.waiting
-    return {task.pk: lessons[task.pk] for task in batch.rows() if task.pk in lessons and task.pk not in over}
+    return [(task, lessons[task.pk]) for task in batch.rows() if task.pk in lessons and task.pk not in over]
 
 
 _COUNTED_NOTES = frozenset({"unpriced", "unusable_usage", "group_ratio_missing"})

@@ -148,10 +148,10 @@ class Rehearsal:
             self._say(f"would advance task={task.pk} state={change.state.value} progress={change.progress}")
         return 0
 
-    async def remember(self, channel_id: int, sightings: Mapping[int, int]) -> None:
+    async def remember(self, channel_id: int, sightings: Sequence[tuple[Task, int]]) -> None:
         """Nothing: a rehearsal leaves no notes."""
 
-    async def remember_keys(self, channel_id: int, digests: Mapping[int, str]) -> None:
+    async def remember_keys(self, channel_id: int, digests: Sequence[tuple[Task, str]]) -> None:
         """Nothing, likewise."""
 
     async def quarantine(self, entries: Sequence[tuple[Task, str, str]]) -> int:

@@ -74,7 +74,7 @@ class Inspector:
         if not rows:
             return None
         row = rows[0]
-        notes = await self._rows("note", pk)
+        notes = await self._rows("note", pk, row["task_id"])
         note = notes[0] if notes else None
         remembered = Note(note["sightings"], note["sighted_s"]) if note else NOTHING
         return Seen(read_task(self._profile, row["channel_id"], row, remembered), row["is_active"], row, note)

@@ -38,6 +38,8 @@ class Note(NamedTuple):
     sighted_s: float = 0.0
     is_quarantined: bool = False
     key_digest: str = ""
+    task_id: str | None = None
+    """Whose it is; None where that was not kept."""
 
 
 NOTHING: Final = Note()

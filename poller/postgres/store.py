@@ -100,6 +100,9 @@ class Store:
         heavy = []
         for row in rows:
             note = notes.get(row["pk"], NOTHING) if notes else NOTHING
+            if note.task_id not in (None, row["task_id"]):
+                # Of a former task, whose key this one has now.
+                note = NOTHING
             if note.is_quarantined:
                 continue
             if row["is_heavy"]:
@@ -207,17 +210,19 @@ class Store:
 
     # -- notes -------------------------------------------------------------------------------------------------------
 
-    async def remember(self, channel_id: int, sightings: Mapping[int, int]) -> None:
-        """Keep the count of ``not_found`` sightings by pk, dated now; 0 deletes the note."""
-        if sightings:
-            pks = sorted(sightings)
-            await self._write(self._statements.remember, channel_id, pks, [sightings[pk] for pk in pks])
+    async def remember(self, channel_id: int, sightings: Sequence[tuple[Task, int]]) -> None:
+        """Keep how often in a row ``not_found`` was said of each task, dated now; 0 deletes the note."""
+        await self._note(self._statements.remember, channel_id, sightings)
 
-    async def remember_keys(self, channel_id: int, digests: Mapping[int, str]) -> None:
-        """Keep which key of a channel with several answered: the digest of the key by pk."""
-        if digests:
-            pks = sorted(digests)
-            await self._write(self._statements.remember_keys, channel_id, pks, [digests[pk] for pk in pks])
+    async def remember_keys(self, channel_id: int, digests: Sequence[tuple[Task, str]]) -> None:
+        """Keep the digest of the key, of a channel with several, that answered for each task."""
+        await self._note(self._statements.remember_keys, channel_id, digests)
+
+    async def _note(self, statement: Statement, channel_id: int, notes: Sequence[tuple[Task, object]]) -> None:
+        by_pk = {task.pk: (task.task_id, value) for task, value in notes}
+        if pks := sorted(by_pk):
+            ids, values = zip(*(by_pk[pk] for pk in pks), strict=True)
+            await self._write(statement, channel_id, pks, list(ids), list(values))
 
     async def tidy_notes(self, after_pk: int) -> int:
         """Delete notes behind *after_pk* whose task is not open any more, as far as one short look reaches.

@@ -81,7 +81,7 @@ async def test_list_shows_open_tasks_and_with_a_flag_those_in_quarantine(site: S
 
 async def test_requeue_gives_a_task_back_to_polling_with_nothing_counted_against_it(site: Site, poller: Run):
     _, channel, (task, other) = await seeded(site, 450, 30)
-    await site.store.remember(channel, {task.pk: 2})
+    await site.store.remember(channel, [(task, 2)])
     await hold(site, task)
     assert [each.pk for each in await site.tasks(channel)] == [other.pk]
     ran = await in_thread(poller, "tasks", "requeue", "job-1", SQL_DSN=site.gateway.dsn)
@@ -101,7 +101,7 @@ async def test_requeue_gives_a_task_back_to_polling_with_nothing_counted_against
 
 async def test_requeue_keeps_the_key_that_answered_for_a_task(site: Site, poller: Run):
     _, channel, (task,) = await seeded(site, 450)
-    await site.store.remember(channel, {task.pk: 2})
+    await site.store.remember(channel, [(task, 2)])
     await site.gateway.connection.execute("UPDATE poller.watch SET key_digest = 'abc'")
     await hold(site, task)
     ran = await in_thread(poller, "tasks", "requeue", f"pk:{task.pk}", SQL_DSN=site.gateway.dsn)

@@ -218,7 +218,7 @@ async def test_row_that_vanished_after_its_settlement_needs_nobody(site):
 
 async def test_settling_forgets_what_was_remembered_about_the_task(site):
     _, channel, (task,) = await seeded(site, 450)
-    await site.store.remember(channel, {task.pk: 2})
+    await site.store.remember(channel, [(task, 2)])
     await site.store.settle([failed(task)])
     assert await site.gateway.rows("SELECT 1 FROM poller.watch") == []
 

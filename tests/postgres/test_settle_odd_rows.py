@@ -112,10 +112,10 @@ async def test_a_quarantined_task_stays_one_when_it_is_moved_to_another_channel(
 
 async def test_sightings_of_not_found_say_nothing_of_the_channel_that_a_task_was_moved_to(site):
     _, channel, (task,) = await seeded(site, 450)
-    await site.store.remember(channel, {task.pk: 2})
+    await site.store.remember(channel, [(task, 2)])
     other = await site.gateway.channel()
     await site.gateway.connection.execute("UPDATE tasks SET channel_id = $2 WHERE id = $1", task.pk, other)
     (moved,) = await site.tasks(other)
     assert moved.sightings == 0
-    await site.store.remember(other, {task.pk: 1})
+    await site.store.remember(other, [(task, 1)])
     assert [each.sightings for each in await site.tasks(other)] == [1]

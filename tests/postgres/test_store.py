@@ -145,12 +145,13 @@ async def test_long_saved_requests_are_read_all_the_same(site):
 
 
 async def test_sightings_are_remembered_until_they_are_cleared(site):
-    _, channel, pks = await seeded(site, 2)
-    await site.store.remember(channel, {pks[0]: 1, pks[1]: 2})
+    _, channel, _ = await seeded(site, 2)
+    first, second = await site.tasks(channel)
+    await site.store.remember(channel, [(first, 1), (second, 2)])
     first, second = await site.tasks(channel)
     assert (first.sightings, second.sightings) == (1, 2)
     assert abs(first.sighted_s - (await site.store.page(channel, 0, 1)).now_s) < 5
-    await site.store.remember(channel, {pks[0]: 2, pks[1]: 0})
+    await site.store.remember(channel, [(second, 0), (first, 2)])
     first, second = await site.tasks(channel)
     assert (first.sightings, second.sightings, second.sighted_s) == (2, 0, 0.0)
     assert len(await site.gateway.rows("SELECT 1 FROM poller.watch")) == 1
@@ -159,12 +160,12 @@ async def test_sightings_are_remembered_until_they_are_cleared(site):
 async def test_quarantined_task_is_on_no_page_and_keeps_its_first_reason(site):
     _, channel, pks = await seeded(site, 3)
     tasks = await site.tasks(channel)
-    await site.store.remember(channel, {pks[1]: 2})
+    await site.store.remember(channel, [(tasks[1], 2)])
     assert await site.store.quarantine([(tasks[1], "age_unreadable", "x\x00y"), (tasks[2], "user_gone", "")]) == 2
     assert await site.store.quarantine([(tasks[1], "something_else", "")]) == 0
     page = await site.store.page(channel, 0, 10)
     assert ([task.pk for task in page.tasks], page.last_pk) == ([pks[0]], pks[2])
-    await site.store.remember(channel, {pks[1]: 0})
+    await site.store.remember(channel, [(tasks[1], 0)])
     notes = await site.gateway.rows("SELECT reason, detail, sightings FROM poller.watch ORDER BY task_pk")
     assert notes[0] == {"reason": "age_unreadable", "detail": "xy", "sightings": 0}
 
@@ -178,23 +179,24 @@ async def test_settled_task_is_not_quarantined_afterwards(site):
 
 async def test_nothing_is_noted_about_a_task_that_another_replica_has_settled(site):
     _, channel, pks = await seeded(site, 2)
-    await site.store.settle([failed((await site.tasks(channel))[0])])
-    await site.store.remember(channel, dict.fromkeys(pks, 1))
-    await site.store.remember_keys(channel, dict.fromkeys(pks, "abc"))
+    tasks = await site.tasks(channel)
+    await site.store.settle([failed(tasks[0])])
+    await site.store.remember(channel, [(task, 1) for task in tasks])
+    await site.store.remember_keys(channel, [(task, "abc") for task in tasks])
     notes = await site.gateway.rows("SELECT task_pk, sightings, key_digest FROM poller.watch")
     assert notes == [{"task_pk": pks[1], "sightings": 1, "key_digest": "abc"}]
 
 
 async def test_notes_about_tasks_that_are_over_are_forgotten_and_those_about_open_ones_stay(site):
     _, channel, pks = await seeded(site, 7)
-    first, *_, known, held, ended = await site.tasks(channel)
+    first, *seen, known, held, ended = await site.tasks(channel)
     await site.store.settle([failed(first)])
     # As another replica may write it while we settle.
     await site.gateway.connection.execute(
         "INSERT INTO poller.watch (task_pk, channel_id, sightings) VALUES ($1, $2, 1)", first.pk, channel
     )
-    await site.store.remember(channel, dict.fromkeys(pks[1:4], 1))
-    await site.store.remember_keys(channel, {known.pk: "abc"})
+    await site.store.remember(channel, [(task, 1) for task in seen])
+    await site.store.remember_keys(channel, [(known, "abc")])
     assert await site.store.quarantine([(held, "contradiction", ""), (ended, "contradiction", "")]) == 2
     await site.gateway.connection.execute("DELETE FROM tasks WHERE id = $1", pks[1])
     await site.gateway.set_state(pks[2], "SUCCESS")
@@ -219,9 +221,67 @@ async def test_quarantine_of_a_settled_task_that_is_open_again_stays(site):
     assert len(await site.gateway.rows("SELECT 1 FROM poller.watch")) == 1
 
 
+async def reused(site, channel):
+    """The task that has the key of a former one, as after TRUNCATE or a restore."""
+    await site.gateway.connection.execute("TRUNCATE tasks RESTART IDENTITY")
+    user = await site.gateway.user()
+    return await site.gateway.task(user, channel, task_id="another")
+
+
+async def test_notes_about_a_former_task_say_nothing_of_the_one_that_has_its_key(site):
+    _, channel, _ = await seeded(site, 1)
+    (former,) = await site.tasks(channel)
+    await site.store.remember(channel, [(former, 2)])
+    await site.store.remember_keys(channel, [(former, "abc")])
+    assert await site.store.quarantine([(former, "deadline_hold", "of the former one")]) == 1
+    assert await reused(site, channel) == former.pk
+    (task,) = await site.tasks(channel)
+    assert (task.task_id, task.sightings, task.key_digest) == ("another", 0, "")
+    await site.store.tidy_notes(0)
+    assert await site.gateway.rows("SELECT 1 FROM poller.watch") == []
+
+
+@pytest.mark.parametrize("write", ["remember", "remember_keys", "quarantine"])
+async def test_a_new_note_takes_the_place_of_one_about_a_former_task(site, write):
+    _, channel, _ = await seeded(site, 1)
+    (former,) = await site.tasks(channel)
+    await site.store.remember(channel, [(former, 2)])
+    await site.store.remember_keys(channel, [(former, "abc")])
+    assert await site.store.quarantine([(former, "deadline_hold", "of the former one")]) == 1
+    await reused(site, channel)
+    (task,) = await site.tasks(channel)
+    if write == "remember":
+        await site.store.remember(channel, [(task, 1)])
+        expected = (1, "", None)
+    elif write == "remember_keys":
+        await site.store.remember_keys(channel, [(task, "abc")])
+        expected = (0, "abc", None)
+    else:
+        assert await site.store.quarantine([(task, "contradiction", "")]) == 1
+        expected = (0, "", "contradiction")
+    (note,) = await site.gateway.rows("SELECT *, quarantined_at IS NOT NULL AS is_held FROM poller.watch")
+    assert note["task_id"] == "another"
+    assert (note["sightings"], note["key_digest"], note["reason"] if note["is_held"] else None) == expected
+
+
+async def test_notes_from_before_their_tasks_were_kept_count_as_before(site):
+    _, channel, (pk, held) = await seeded(site, 2)
+    await site.gateway.connection.execute(
+        "INSERT INTO poller.watch (task_pk, channel_id, sightings, quarantined_at)"
+        " VALUES ($1, $3, 2, NULL), ($2, $3, 0, now())",
+        pk,
+        held,
+        channel,
+    )
+    await site.store.tidy_notes(0)
+    (task,) = await site.tasks(channel)
+    assert (task.pk, task.sightings) == (pk, 2)
+
+
 async def test_note_that_somebody_writes_is_left_for_the_next_round(site):
     _, channel, (pk,) = await seeded(site, 1)
-    await site.store.remember(channel, {pk: 1})
+    (task,) = await site.tasks(channel)
+    await site.store.remember(channel, [(task, 1)])
     await site.gateway.set_state(pk, "SUCCESS")
     other = await asyncpg.connect(site.gateway.dsn)
     async with other.transaction():

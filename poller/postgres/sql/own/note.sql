@@ -1,5 +1,5 @@
 -- note: what is remembered about one task.
--- $1 bigint pk   locks: none   returns: one row, or none: nothing
+-- $1 bigint pk   $2 text task id   locks: none   returns: one row, or none: nothing
 SELECT
     w.sightings,
     coalesce(extract(epoch FROM w.sighted_at), 0)::float8 AS sighted_s,
@@ -7,4 +7,4 @@ SELECT
     w.reason,
     w.detail
 FROM poller.watch AS w
-WHERE w.task_pk = $1::bigint
+WHERE w.task_pk = $1::bigint AND coalesce(w.task_id = $2::text, true)
