@@ -83,12 +83,12 @@ class Task(NamedTuple):
     """Header name saved beside the client token, else empty."""
     terms: str
     """JSON text of the price terms saved at submit (``billing_info``, ``billing_context``), else empty."""
-    sightings: int = 0
-    """``not_found`` answers in a row so far."""
+    sightings: int = 0  # ``not_found`` answers in a row so far
     sighted_s: float = 0.0
     """When the last of them was counted."""
     key_digest: str = ""
     """Digest of the key that answered for it last, on a channel with several keys; empty: the first one, or none."""
+    is_forks: bool = False  # charged by the fork, before the gateway was upgraded from it (profile ``main``)
 
 
 class Route(NamedTuple):

@@ -104,13 +104,12 @@ class PriceBook:
         if self.profile == "documented":
             return True
         terms = read_object(task.terms) or {}
-        if self._is_forks(terms):
+        if self._is_forks(task):
             return usable(terms.get("group_ratio")) is None
         return not task.group and _saved_group(terms) is None
 
-    def _is_forks(self, terms: Mapping[str, Any]) -> bool:
-        """Whether the fork charged up front, perhaps before the gateway was upgraded: only its terms say this."""
-        return self.profile == "fork" or "has_special_ratio" in terms
+    def _is_forks(self, task: Task) -> bool:
+        return self.profile == "fork" or task.is_forks
 
     def charge(
         self, task: Task, usage: Usage | None, usage_unusable: bool, *, channel_type: int, user_group: str | None
@@ -119,7 +118,7 @@ class PriceBook:
         bill = _Bill(self, task, matching(task.price_model), user_group, usage, usage_unusable)
         if self.profile == "documented":
             return bill.documented(self.abilities.get((task.price_model, str(channel_type))))
-        return bill.fork() if self._is_forks(read_object(task.terms) or {}) else bill.main()
+        return bill.fork() if self._is_forks(task) else bill.main()
 
 
 class _Bill:

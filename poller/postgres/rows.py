@@ -78,6 +78,7 @@ class _Saved(NamedTuple):
     client_token: str = ""
     token_header: str = ""
     terms: str = ""
+    is_forks: bool = False
 
 
 _S = TypeVar("_S", bound=msgspec.Struct)
@@ -178,7 +179,7 @@ def _main(task_id: str, action: str, properties: str | None, private: str | None
     found = _read(_Properties, properties) if properties else _Properties()
     if not private and not bytes(found.origin_model_name) and not bytes(found.upstream_model_name):
         # From before the gateway was upgraded from the fork.
-        return _fork(task_id, action, properties, private)
+        return _fork(task_id, action, properties, private)._replace(is_forks=True)
     hidden = _read(_PrivateData, private) if private else _PrivateData()
     terms = _object(hidden.billing_context)
     origin = _string(found.origin_model_name)
@@ -229,4 +230,5 @@ def read_task(
         sightings=note.sightings,
         sighted_s=note.sighted_s,
         key_digest=note.key_digest,
+        is_forks=saved.is_forks,
     )

@@ -370,12 +370,18 @@ def test_names_with_wildcards_are_looked_up_as_the_gateway_does() -> None:
 def test_main_charges_a_task_of_the_fork_that_it_was_upgraded_from_as_the_fork_would() -> None:
     saved = {"group_ratio": 0.9, "user_group_ratio": 0.9, "model_ratio": 1, "completion_ratio": 4, "model_price": -1}
     usage = Usage(10, 35, 45)
-    for more in (
-        {"has_special_ratio": True},
-        {"has_special_ratio": False},
-        {"has_special_ratio": True, "group_ratio": ""},
+    for terms in (
+        json.dumps(saved | {"has_special_ratio": True}),
+        json.dumps(saved | {"has_special_ratio": False}),
+        json.dumps(saved | {"has_special_ratio": True, "group_ratio": ""}),
+        "",  # from before the fork saved any
     ):
-        task = task_with(json.dumps(saved | {"billing_mode": "usage"} | more))
-        rows = [option("GroupRatio", {"default": 0.5})]
-        assert charged("main", rows, task, usage) == charged("fork", rows, task, usage)
-        assert PriceBook.read("main", rows).needs_group(task) == PriceBook.read("fork", rows).needs_group(task)
+        task = task_with(terms)
+        rows = [
+            option("GroupRatio", {"default": 0.5}),
+            option("ModelRatio", {task.price_model: 1}),
+            option("CompletionRatio", {task.price_model: 4}),
+        ]
+        upgraded = task._replace(is_forks=True)
+        assert charged("main", rows, upgraded, usage) == charged("fork", rows, task, usage)
+        assert PriceBook.read("main", rows).needs_group(upgraded) == PriceBook.read("fork", rows).needs_group(task)

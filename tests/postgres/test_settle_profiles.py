@@ -212,6 +212,32 @@ async def test_main_supplement_moves_the_same_counters_the_other_way(opened):
         assert (await site.gateway.row("tasks", task.pk))["quota"] == 500
 
 
+@pytest.mark.parametrize(
+    "properties",
+    [
+        None,
+        "{}",
+        json.dumps({"input": "\x00"}),
+        json.dumps(
+            {"input": json.dumps({"prompt": '"origin_model_name" and \x00'}), "billing_info": {"model_ratio": 1}}
+        ),
+    ],
+)
+async def test_main_settles_a_task_of_the_fork_without_the_counters_that_the_fork_never_moved(opened, properties):
+    async with opened("main") as site:
+        user, channel = await site.gateway.user(), await site.gateway.channel()
+        for quota, text in ((450, properties), (450, properties), (30, json.dumps({"upstream_model_name": "m"}))):
+            await site.gateway.task(user, channel, quota, properties=text)
+        first, second, own = await site.tasks(channel)
+        assert [task.is_forks for task in (first, second, own)] == [True, True, False]
+        assert {
+            fate.verdict for fate in await site.store.settle([failed(first), succeeded(second, 500), failed(own)])
+        } == {Verdict.SETTLED}
+        # The balance moves by all of them, everything else by the one that current new-api charged.
+        assert await site.gateway.balance(user) == (1000 + 450 - 50 + 30, 5000 - 30)
+        assert (await site.gateway.row("channels", channel))["used_quota"] == 90_000 - 30
+
+
 async def test_main_log_row_of_a_refund(opened):
     async with opened("main") as site:
         user, token, channel, task = await paid_by_token(site)

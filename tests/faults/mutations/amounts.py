@@ -83,7 +83,7 @@ MUTATIONS: tuple[Mutation, ...] = (
             Patch(
                 _DOCUMENTED, "coalesce(u.used_quota, 0) - owed.refunded", "coalesce(u.used_quota, 0) + owed.refunded"
             ),
-            Patch(_MAIN, "coalesce(u.used_quota, 0) - owed.refunded", "coalesce(u.used_quota, 0) + owed.refunded"),
+            Patch(_MAIN, "coalesce(u.used_quota, 0) - owed.mirrored", "coalesce(u.used_quota, 0) + owed.mirrored"),
         ),
         (f"{_TESTS}::test_refund_gives_the_rest_back_and_finishes_the_task",),
     ),

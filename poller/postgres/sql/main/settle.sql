@@ -32,6 +32,14 @@ seen AS MATERIALIZED (
         coalesce(l.fail_reason, a.fail_reason) AS fail_reason,
         amount.reserved,
         amount.charged,
+        -- Charged by the fork, before this gateway was upgraded from it: that moved the balance and nothing else. Told
+        -- as in rows.py, but from the text: what else stands in there may be no text to PostgreSQL.
+        CASE
+            WHEN t.private_data IS NULL THEN
+                strpos(coalesce(t.properties::text, ''), '"origin_model_name"')
+                + strpos(coalesce(t.properties::text, ''), '"upstream_model_name"') = 0
+            ELSE false
+        END AS is_forks,
         l.task_pk IS NOT NULL AS is_in_ledger,
         coalesce(l.attempt = $15::uuid, false) AS is_ours,
         t.id IS NOT NULL AS is_there,
@@ -173,7 +181,9 @@ owed AS MATERIALIZED (
     SELECT
         b.user_id,
         coalesce(sum(b.refunded) FILTER (WHERE b.purse = 'wallet'), 0)::bigint AS wallet,
-        sum(b.refunded)::bigint AS refunded,
+        coalesce(
+            sum(b.refunded) FILTER (WHERE (b.task_pk IN (SELECT j.pk FROM judged AS j WHERE j.is_forks)) IS NOT TRUE), 0
+        )::bigint AS mirrored,
         min(b.task_pk) AS task_pk
     FROM booked AS b
     WHERE b.refunded <> 0
@@ -182,7 +192,7 @@ owed AS MATERIALIZED (
 paid AS (
     UPDATE users AS u
     SET quota = coalesce(u.quota, 0) + owed.wallet,
-        used_quota = coalesce(u.used_quota, 0) - owed.refunded
+        used_quota = coalesce(u.used_quota, 0) - owed.mirrored
     FROM owed
     WHERE u.id = owed.user_id
     RETURNING u.id
@@ -226,7 +236,7 @@ channel_lowered AS (
     FROM (
         SELECT b.channel_id, sum(b.refunded)::bigint AS refunded
         FROM booked AS b
-        WHERE b.refunded <> 0
+        WHERE b.refunded <> 0 AND (b.task_pk IN (SELECT j.pk FROM judged AS j WHERE j.is_forks)) IS NOT TRUE
         GROUP BY b.channel_id
     ) AS o
     WHERE c.id = o.channel_id
