@@ -13,6 +13,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 # Every escape is consumed in turn, so that the second half of "\\" never starts one; a pair is one alternative.
 _ESCAPE = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[dD][89a-fA-F][0-9a-fA-F]{2}|\\.")
 _LONE_LENGTH: Final = len(rb"\ud800")
+_REPLACEMENT: Final = rb"\ufffd"
 _LONGEST_INTEGER: Final = 64
 
 
@@ -45,10 +46,20 @@ def repaired(body: bytes) -> bytes:
     """
     body = body.removeprefix(_BOM)
     if b"\\" in body and (b"\\ud" in body or b"\\uD" in body):
-        body = _ESCAPE.sub(lambda m: rb"\ufffd" if len(m[0]) == _LONE_LENGTH else m[0], body)
+        body = _mended(body)
     if not body.isascii():
         body.decode()  # msgspec passes over the bytes inside Raw unread
     return body
+
+
+def _mended(body: bytes) -> bytes:
+    """*body* with U+FFFD for each unpaired surrogate; in place, as millions of pieces would be many times its size."""
+    mended: bytearray | None = None
+    for found in _ESCAPE.finditer(body):
+        if found.end() - found.start() == _LONE_LENGTH:
+            mended = bytearray(body) if mended is None else mended
+            mended[found.start() : found.end()] = _REPLACEMENT
+    return body if mended is None else bytes(mended)
 
 
 def has_at_most(limit: int, items: bytes) -> bool:

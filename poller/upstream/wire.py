@@ -255,7 +255,11 @@ def _id_of(value: object) -> str:
 
 
 def _error_text(error: object) -> str:
-    text = error if isinstance(error, str) else json.dumps(error, ensure_ascii=False, separators=(",", ":"))
+    try:
+        text = error if isinstance(error, str) else json.dumps(error, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError:
+        # What could just be read may be nested too deep to be written.
+        text = "(nested too deep to show)"
     return clean_text(text, ERROR_LIMIT)
 
 

@@ -61,6 +61,8 @@ HOSTILE = {
     "objects in one item": body_of(DONE + "[" + full('{"a":1},', 4 * MIB) + "0]}"),
     "read strictly": body_of('{"task_id" :"t1","result":[' + full('{"a":1},', 4 * MIB) + "0]}"),
     "around the list": body_of("", '"x":[' + full('{"a":1},', 4 * MIB) + "0],"),
+    "escaped pairs": body_of(DONE + '"' + full(r"\ud83d\ude00", MIB) + '"}'),
+    "halves of pairs": body_of(DONE + '"' + full(r"\ud83d", MIB) + '"}'),
     "one long text": body_of(DONE + '"' + "a" * 4 * MIB + '"}'),
 }
 

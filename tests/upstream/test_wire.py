@@ -372,6 +372,20 @@ def test_item_nested_too_deep_for_a_decoder_spoils_only_itself() -> None:
     assert answer.reports["t2"].word == "failed"
 
 
+@pytest.mark.parametrize("field", ["error", "usage", "progress", "x"])
+def test_depth_at_the_very_limit_of_a_decoder_spoils_no_neighbour_or_is_too_deep_as_a_whole(field: str) -> None:
+    ends = set()
+    for depth in range(850, 1010):
+        deep = f'{{"task_id":"t1","status":"failed","{field}":' + "[" * depth + "]" * depth + "}"
+        try:
+            answer = read(deep, '{"task_id":"t2","status":"failed"}', asked=("t2",))
+            assert answer.reports["t2"].word == "failed"
+            ends.add("read")
+        except AskFailed as failed:
+            ends.add(failed.reason)
+    assert ends == {"read", AskReason.TOO_DEEP}
+
+
 def test_pretty_printed_answer_reads_the_same() -> None:
     plain = CASES["plain.json"]["body"]
     spaced = json.dumps(json.loads(plain), indent="\t", separators=(" , ", " : ")).encode()
