@@ -32,7 +32,9 @@ _NEARLY_S = 0.002
 class Upstream(Protocol):
     """The HTTP side of one lane: one exchange a call, no retries."""
 
-    async def ask(self, channel: Channel, route: Route, ids: Sequence[str]) -> Answer: ...
+    async def ask(
+        self, channel: Channel, route: Route, ids: Sequence[str], *, needs_own_connection: bool = False
+    ) -> Answer: ...
 
     async def aclose(self) -> None: ...
 
@@ -129,18 +131,20 @@ class Asker:
         batch: Batch,
         *,
         is_probe: bool = False,
+        needs_own_connection: bool = False,
         is_excused: Callable[[AskFailed], bool] = lambda failed: False,
     ) -> Answer:
         """Ask about one batch, retries included. Raises AskFailed; whatever it was, the batch stays open.
 
-        *is_probe*: this is the one ask that an open breaker lets through; it is not retried. *is_excused* tells the
-        failures that say nothing against upstream, because the same ids will be asked about in another way at once.
+        *is_probe*: this is the one ask that an open breaker lets through; it is not retried. *needs_own_connection* as
+        ``Upstream.ask``. *is_excused* tells the failures that say nothing against upstream, because the same ids will
+        be asked about in another way at once.
         """
         self._budget.request()
         ids = list(batch.tasks)
 
         async def once() -> Answer:
-            return await self._exchange(channel, batch.route, ids, is_probe)
+            return await self._exchange(channel, batch.route, ids, is_probe, needs_own_connection)
 
         def may_retry() -> bool:
             return not (is_probe or self._stopping.is_set()) and self._budget.may_retry()
@@ -174,7 +178,9 @@ class Asker:
         else:
             self._set(self.breaker.failed(anyio.current_time()))
 
-    async def _exchange(self, channel: Channel, route: Route, ids: Sequence[str], is_probe: bool) -> Answer:
+    async def _exchange(
+        self, channel: Channel, route: Route, ids: Sequence[str], is_probe: bool, needs_own_connection: bool
+    ) -> Answer:
         """One exchange in one slot; its time is what the adaptive limit learns from, retries and waits left out."""
         async with self._limiter, self._gate.slot(self._channel_id) as slot:
             if self._stopping.is_set():
@@ -189,7 +195,7 @@ class Asker:
             was_full = self._limiter.borrowed_tokens >= self._adaptive.limit
             began_at = anyio.current_time()
             try:
-                answer = await self._client.ask(channel, route, ids)
+                answer = await self._client.ask(channel, route, ids, needs_own_connection=needs_own_connection)
             except AskFailed as failed:
                 slot.timed_out = failed.reason is AskReason.TIMEOUT
                 if failed.reason in _PUSH_BACK:

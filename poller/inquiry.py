@@ -4,8 +4,9 @@ Ordinarily that is one ask. A batch refused as a whole is asked about in halves,
 that an answer about others leaves out are asked about again without those, because some upstreams cut long lists, at
 whichever end: absent is what an answer tells nothing beside. Some tell nothing at all when too many are asked about, so
 past its deadline an id is absent only by an ask about it alone, or about no more ids of its model than upstream told of
-any in this pass. On a channel with several keys, what one key does not know is asked about with the others, or with one
-of them where a search is not due.
+any in this pass. What is past its deadline is asked about over a connection of its own: on a used one there may be an
+answer too many, which says nothing, or what was said to an older question. On a channel with several keys, what one key
+does not know is asked about with the others, or with one of them where a search is not due.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class _Asked(NamedTuple):
 
 
 class Inquiry:
-    """The asks of one pass over *channel*. *now_s* tells the database's time, *policy* the rules in force, and
-    *is_over* that nothing new may begin."""
+    """The asks of one pass over *channel*. *now_s* tells the database's time, *policy* the rules in force, *lifetime_s*
+    the deadline by an undoubted clock, and *is_over* that nothing new may begin."""
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class Inquiry:
         bench: Bench,
         recorder: Recorder,
         policy: Callable[[], Policy],
+        lifetime_s: float,
         is_triggered: bool,
         counts: PassCounts,
         now_s: Callable[[], float],
@@ -80,6 +82,7 @@ class Inquiry:
         self._bench = bench
         self._recorder = recorder
         self._policy = policy
+        self._lifetime_s = lifetime_s
         self._is_triggered = is_triggered
         self._counts = counts
         self._now_s = now_s
@@ -103,6 +106,11 @@ class Inquiry:
     def is_answered(self, route: Route) -> bool:
         """Whether upstream answered asks about other ids of *route* in this pass."""
         return route in self._answered
+
+    def _is_any_overdue(self, batch: Batch) -> bool:
+        """Whether silence, or a word for not done yet, may end one of these: by the clock alone, doubts left out."""
+        now_s = self._now_s()
+        return any(now_s - task.submitted_s >= self._lifetime_s for task in batch.rows())
 
     def _is_batch_fault(self, failed: AskFailed, route: Route) -> bool:
         """Whether the request as a whole was refused, so that another one with fewer of its ids may fare better."""
@@ -130,7 +138,13 @@ class Inquiry:
             return may_split(failed) or (failed.reason is AskReason.AUTH and has_other_keys)
 
         try:
-            answer = await self._asker.ask(self._channel, batch, is_probe=is_probe, is_excused=is_excused)
+            answer = await self._asker.ask(
+                self._channel,
+                batch,
+                is_probe=is_probe,
+                needs_own_connection=self._is_any_overdue(batch),
+                is_excused=is_excused,
+            )
         except AskFailed as failed:
             self._counts.failed_requests += 1
             if failed.reason is AskReason.AUTH and self.ring.is_multi:
@@ -156,9 +170,11 @@ class Inquiry:
         model = batch.route.model
         largest_told = self._largest_told.get(model, 0)
         if told.tasks:
-            if asked.is_doubted:
-                self._recorder.anomaly(self._channel.id, "silent_about_many")
-            self._largest_told[model] = max(largest_told, len(batch.tasks))
+            # What was meant for another ask, names nobody or cannot be read shows no will to tell of so many.
+            if any(answer.reports[name].kind is Kind.SAID for name in told.tasks):
+                if asked.is_doubted:
+                    self._recorder.anomaly(self._channel.id, "silent_about_many")
+                self._largest_told[model] = max(largest_told, len(batch.tasks))
             left = await self._sort(asked._replace(batch=told), answer.reports, asked_s)
             return [*left, asked._replace(batch=untold)] if untold.tasks else left
         lifetime_s = self._policy().lifetime_s

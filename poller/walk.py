@@ -116,6 +116,7 @@ class Walk:
             bench=bench,
             recorder=recorder,
             policy=self._policy_now,
+            lifetime_s=self._policy.lifetime_s,
             is_triggered=is_triggered,
             counts=self.counts,
             now_s=self._now_s,

@@ -45,7 +45,9 @@ class Upstream:
         self.is_closed = False
         self._behave = behave
 
-    async def ask(self, channel: Channel, route: Route, ids: Sequence[str]) -> Answer:
+    async def ask(
+        self, channel: Channel, route: Route, ids: Sequence[str], *, needs_own_connection: bool = False
+    ) -> Answer:
         self.exchanges += 1
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)

@@ -110,11 +110,15 @@ class Client:
         self._large = anyio.Semaphore(1)
         self._reading = anyio.Semaphore(1)
 
-    async def ask(self, channel: Channel, route: Route, ids: Sequence[str]) -> Answer:
+    async def ask(
+        self, channel: Channel, route: Route, ids: Sequence[str], *, needs_own_connection: bool = False
+    ) -> Answer:
         """One exchange about *ids*, without retries, in at most the channel's (or else the task) time-out.
 
         *channel* is the lane's channel as last read: address, proxy and time-out are taken from it. An answer with
-        strangers may be another request's; the connections it came over are not used again. Raises ``AskFailed``.
+        strangers may be another request's; the connections it came over are not used again. One that names nobody
+        shows nothing of the kind: *needs_own_connection* has the request sent over one on which no other request's
+        answer can come. Raises ``AskFailed``.
         """
         target = target_of(channel.base_url, route.model, channel.proxy, self._proxies)
         headers = request_headers(channel, route)
@@ -127,7 +131,11 @@ class Client:
         silence_s = min(limits.http_timeout_s, deadline_s)
         timeouts = {"connect": CONNECT_TIMEOUT_S, "read": silence_s, "write": silence_s, "pool": None}
 
-        session = await self._open_session(target.proxy)
+        if needs_own_connection:
+            session = _Session(limits, target.proxy)
+            self._retire(session)
+        else:
+            session = await self._open_session(target.proxy)
         session.in_flight += 1
         try:
             request = httpx.Request(

@@ -27,7 +27,8 @@ CATALOGUE = {
     "N08": "table, by a forwarder: below TCP nothing can be lost here",
     "N09": "table, by a drip instead of a queueing discipline",
     "N10": "table, test_idle_connection_closed_as_we_write_costs_no_failure",
-    "N11": "table, test_one_answer_too_many_shifts_no_later_ask_for_long",
+    "N11": "table, test_one_answer_too_many_shifts_no_later_ask_for_long,"
+    " test_an_answer_too_many_ends_no_task_that_is_past_its_deadline",
     "N12": "table, test_asks_cancelled_by_the_hundred_leave_every_connection_usable",
     "N13": "table, test_variables_of_the_process_have_no_say, test_session_keys_are_written_nowhere",
     "N14": "table",
@@ -62,7 +63,7 @@ CATALOGUE = {
     "U26": "table, test_error_is_bounded, test_odd_texts_hold_no_money_back",
     "U27": "table",
     "U28": "table",
-    "U29": "table",
+    "U29": "table, test_an_answer_that_tells_of_none_makes_silence_about_as_many_no_more_credible",
     "U30": "table, test_unicode_forms_of_an_id_are_different_ids",
     "U31": "table, test_usage_is_read_where_it_is_whole",
     "U32": "table",
