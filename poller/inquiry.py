@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from poller.asking import Asker
 from poller.batch import Bench
-from poller.core.batches import Batch
+from poller.core.batches import Batch, Narrowing
 from poller.core.keys import KeyRing, is_unknown, weaker
 from poller.core.model import NO_ANSWER, Channel, Kind, Policy, Report, Route, Secret, Task
 from poller.core.passes import PassCounts
@@ -25,6 +25,8 @@ from poller.errors import AskFailed, AskReason, PollerError
 
 _CRASHED = 500
 """The HTTP status of an upstream that broke over a request; it may be over one of its ids."""
+_ONE_ID_MAY_DO = frozenset({AskReason.NETWORK, AskReason.SERVER_ERROR, AskReason.TIMEOUT})
+"""What an upstream that stumbles over one id looks like, if it does not say which."""
 _REMEMBERED = 1000
 """Refused ids and routes that one pass keeps in mind: beyond that, upstream has another trouble than bad ids."""
 
@@ -70,6 +72,7 @@ class Inquiry:
         is_over: Callable[[], bool],
         is_search_due: Callable[[Task], bool] = lambda task: True,
         pass_number: int = 0,
+        narrowing: Narrowing,
     ) -> None:
         self.ring = KeyRing(channel.keys)
         self.refused: dict[int, tuple[Task, Route, str]] = {}
@@ -89,6 +92,7 @@ class Inquiry:
         self._is_over = is_over
         self._is_search_due = is_search_due
         self._pass_number = pass_number
+        self._narrowing = narrowing
         asker.allow_split()
 
     async def ask(self, batch: Batch, *, is_probe: bool = False) -> None:
@@ -156,9 +160,12 @@ class Inquiry:
                 return [asked._replace(batch=half) for half in reversed(batch.halves())]
             if is_alone and self._is_batch_fault(failed, batch.route) and len(self.refused) < _REMEMBERED:
                 self.refused |= {task.pk: (task, batch.route, str(failed)) for task in batch.rows()}
+            if failed.reason in _ONE_ID_MAY_DO:
+                self._narrowing.failed(batch, (task.pk for task in batch.rows()))
             await self.conclude(batch, {}, asked_s)
             return ()
         reach("walk.answered")
+        self._narrowing.answered(task.pk for task in batch.rows())
         if len(self._answered) < _REMEMBERED:
             self._answered.add(batch.route)
         self._counts.requests += 1

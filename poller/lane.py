@@ -16,14 +16,15 @@ import anyio
 
 from poller.asking import Asker, Retrying, Upstream
 from poller.batch import Bench
+from poller.core.batches import Narrowing
 from poller.core.keys import LastPass
 from poller.core.model import Channel
-from poller.core.passes import PassCounts
+from poller.core.passes import PassCounts, Rules
 from poller.core.schedule import backoff_s
 from poller.crashpoints import reach
 from poller.errors import Defer
 from poller.gate import Gate
-from poller.walk import Recorder, Rules, Source, Walk
+from poller.walk import Recorder, Source, Walk
 
 _BACKOFF_FIRST_S, _BACKOFF_LAST_S = 0.5, 15.0
 _BREAK_S = 600.0
@@ -65,6 +66,7 @@ class Lane:
         self.refusals: dict[int, int] = {}
         """By pk, passes in a row in which upstream refused the id alone."""
         self.last_pass: LastPass | None = None
+        self.narrowing = Narrowing()
         self.asker = Asker(
             channel_id,
             gate=tools.gate,
@@ -100,6 +102,10 @@ class Lane:
     def set_due(self, in_s: float) -> None:
         """Keep the pace of an earlier holder: the next pass is due in *in_s* seconds."""
         self._due_at = anyio.current_time() + in_s
+
+    def walk_again(self, in_s: float) -> None:
+        """Start the next pass in *in_s* seconds, if it is not due before: this one left something undone."""
+        self._due_at = min(self._due_at, anyio.current_time() + in_s)
 
     def set_flags(self, *, is_paused: bool, has_work: bool) -> None:
         """What the lane's row says now."""

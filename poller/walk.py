@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Protocol
 
 import anyio
@@ -12,11 +11,10 @@ from anyio.abc import TaskGroup
 from poller import asking
 from poller.asking import Asker
 from poller.batch import Bench, Tasks, Witness
-from poller.core.batches import Batch, Planner
-from poller.core.clock import DatabaseClock
+from poller.core.batches import Batch, Narrowing, Planner, Turns
 from poller.core.keys import LastPass, is_search_due
-from poller.core.model import Channel, Policy, Route, StatusWords, Task
-from poller.core.passes import Page, PassCounts
+from poller.core.model import Channel, Policy, Route, Task
+from poller.core.passes import Page, PassCounts, Rules
 from poller.errors import AskReason, DatabaseAway, Defer, PollerError, Stop
 from poller.inquiry import Inquiry
 
@@ -46,23 +44,6 @@ class Recorder(Witness, asking.Recorder, Protocol):
     def event(self, level: str, name: str, **facts: object) -> None: ...
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Rules:
-    """What the settings say about every lane."""
-
-    policy: Callable[[StatusWords], Policy]
-    base_words: StatusWords
-    interval_s: float
-    batch_size: int
-    page_size: int
-    max_in_flight: int
-    clock: DatabaseClock = dataclasses.field(default_factory=DatabaseClock)
-    max_refund_per_hour: int | None = None
-    """Quota that one channel may give back for failed tasks within an hour; None: no limit."""
-    is_patient: bool = True
-    """Wait for an open breaker within a pass; a one-shot pass ends instead."""
-
-
 class Walker(Protocol):
     """What a pass needs of the lane that walks."""
 
@@ -72,11 +53,14 @@ class Walker(Protocol):
     """By pk, passes in a row in which the id was refused alone."""
     last_pass: LastPass | None
     """Of the passes that came to their end."""
+    narrowing: Narrowing
 
     @property
     def must_stop(self) -> bool: ...
 
     def leave(self) -> None: ...
+
+    def walk_again(self, in_s: float) -> None: ...
 
     def asking_s(self) -> float: ...
 
@@ -100,6 +84,7 @@ class Walk:
     ) -> None:
         self.counts = PassCounts()
         self._lane = lane
+        self._row = channel
         # A channel row that is gone leaves its tasks open, judged as not answered until their limit.
         self._channel = channel or Channel(lane.channel_id, 0, "", "", (), rules.base_words, "", askable=False)
         self._rules = rules
@@ -123,7 +108,10 @@ class Walk:
             is_over=lambda: self._is_over,
             is_search_due=self._is_search_due,
             pass_number=self._number,
+            narrowing=lane.narrowing,
         )
+        self._turns = Turns()
+        self._is_row_changed = False
         self._workers = 0
         self._worker_done = anyio.Event()
         self._failure: PollerError | None = None
@@ -163,7 +151,7 @@ class Walk:
 
     @property
     def _is_over(self) -> bool:
-        return self._lane.must_stop or self._failure is not None
+        return self._lane.must_stop or self._is_row_changed or self._failure is not None
 
     async def run(self) -> None:
         """Walk to the end, or until the lane must stop. Raises Defer when the database went away.
@@ -178,7 +166,10 @@ class Walk:
         if self._failure is not None:
             raise self._failure
         await self._hold_refused()
+        if self._turns.has_skipped:
+            self._lane.walk_again(self._lane.asker.hold_s())
         if not self._is_over:
+            self._lane.narrowing.end_pass()
             self._bench.end_pass(self._lane.channel_id, self.counts)
             self._lane.last_pass = LastPass(self._number, self._began_s, self._ended_at_pk, self._channel.keys)
 
@@ -189,7 +180,9 @@ class Walk:
         return is_search_due(task, self._began_s, self._policy_now(), last)
 
     async def _feed(self, group: TaskGroup) -> None:
-        planner = Planner(self._channel, self._rules.batch_size, self._rules.page_size, self._inquiry.ring)
+        planner = Planner(
+            self._channel, self._rules.batch_size, self._rules.page_size, self._inquiry.ring, self._lane.narrowing
+        )
         channel_id = self._lane.channel_id
         after_pk, ends_at, is_last = 0, None, False
         await self._bench.begin_pass(channel_id)
@@ -228,7 +221,11 @@ class Walk:
                     self.counts.failed_requests += 1
                     self._lane.leave()
                     return
+                if not self._turns.is_up(rest.route):
+                    await self._inquiry.conclude(rest, {}, self._now_s())
+                    return
                 await self._lane.wait_for_upstream()
+                await self._look_at_row()
             else:
                 while self._workers >= asker.limit + _ROOM_FOR_SETTLING:
                     self._worker_done = anyio.Event()
@@ -241,9 +238,17 @@ class Walk:
             if is_probe:
                 asker.begin_probe()
                 await self._work(part, True)
+                if asker.is_probing:
+                    self._turns.failed(part.route)
                 await self._lane.save_breaker()
             else:
                 group.start_soon(self._work, part, False)
+
+    async def _look_at_row(self) -> None:
+        """End the pass when the row of the channel changed while upstream was in doubt: that may be why it was."""
+        if await self._source.channel(self._lane.channel_id) != self._row:
+            self._is_row_changed = True
+            self._lane.walk_again(0.0)
 
     async def _work(self, batch: Batch, is_probe: bool) -> None:
         try:

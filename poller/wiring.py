@@ -16,6 +16,7 @@ from poller import deliver as delivering
 from poller.core.clock import DatabaseClock
 from poller.core.concurrency import Slots
 from poller.core.model import Channel, Policy, StatusWords
+from poller.core.passes import Rules
 from poller.deliver import Deliveries
 from poller.errors import Misconfigured, NotPermitted
 from poller.gate import Gate
@@ -37,7 +38,6 @@ from poller.postgres.watchman import Watchman
 from poller.settings import Settings
 from poller.upstream.client import Client, Limits
 from poller.upstream.retrying import ask_with_retries
-from poller.walk import Rules
 
 _PAGE_SIZE = 1000
 _LOG_CONNECTIONS = 3

@@ -14,6 +14,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from poller.core import breaker
 from poller.core.model import Secret
 from poller.demo.embedded import Server, postgres
 from poller.postgres.migrate import migrate
@@ -130,3 +131,10 @@ async def make_rig(make_database: MakeDatabase, open_database: OpenDatabase) -> 
     yield make
     for rig in made:
         await rig.close()
+
+
+@pytest.fixture
+def hasty_breaker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The waits of the breaker at a hundredth of their length."""
+    monkeypatch.setattr(breaker, "FIRST_DELAY_S", breaker.FIRST_DELAY_S / 100)
+    monkeypatch.setattr(breaker, "LAST_DELAY_S", breaker.LAST_DELAY_S / 100)

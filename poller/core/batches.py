@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from poller.core.channels import client_header
@@ -12,6 +12,10 @@ from poller.core.model import Channel, Route, Secret, Task
 _STRIKES: Final = 6
 _TRIES_MORE_AFTER: Final = 10
 """Full answers: a size that is too large after all then costs a tenth of the time."""
+_NARROWED: Final = 1000
+"""Ids that are asked about in smaller batches at a time: beyond that, upstream has another trouble than bad ids."""
+_SKIPPED: Final = 1000
+"""Batches passed over between two probes: an upstream that is dead as a whole shall not cost a walk over everything."""
 
 
 class Batch(NamedTuple):
@@ -55,51 +59,134 @@ class Batch(NamedTuple):
         return [task for rows in self.tasks.values() for task in rows]
 
 
+class Narrowing:
+    """Which ids are asked about among fewer others, by pk: those whose batches brought no answer while others did.
+
+    Over one id upstream may hang, break or drop the connection, just as it does when it is down. So what failed is
+    asked about in halves on the next pass: the bad id stands alone after a few, and each of them answers for half of
+    its neighbours. Nothing is narrowed while nobody is answered, or the first good day after an outage would begin with
+    a request for each id.
+
+    >>> narrowing, batch = Narrowing(), Batch(Route("m", None, None, ""), {"a": [], "b": []})
+    >>> narrowing.failed(batch, [7, 8]), narrowing.end_pass(), narrowing.most(7), narrowing.most(9)
+    (None, None, 1, None)
+    """
+
+    def __init__(self) -> None:
+        self._most: dict[int, int] = {}
+        self._failed: dict[int, int] = {}
+        self._failures = self._answers = 0
+
+    def most(self, pk: int) -> int | None:
+        """How many ids the batch of this task may hold; None: as many as usual."""
+        return self._most.get(pk)
+
+    def answered(self, pks: Iterable[int]) -> None:
+        """Upstream answered an ask about these tasks."""
+        self._answers += 1
+        if self._most:
+            for pk in pks:
+                self._most.pop(pk, None)
+
+    def failed(self, batch: Batch, pks: Iterable[int]) -> None:
+        """An ask about *batch*, whose tasks have these *pks*, failed in a way that one id may be the reason of."""
+        self._failures += 1
+        if len(self._failed) < _NARROWED:
+            self._failed |= dict.fromkeys(pks, max(1, len(batch.tasks) // 2))
+
+    def end_pass(self) -> None:
+        """All tasks had their turn: draw the conclusions."""
+        if self._answers or self._failures == 1:
+            self._most = self._failed
+        else:
+            self._most = {pk: self._most[pk] for pk in self._failed if pk in self._most}
+        self._failed = {}
+        self._failures = self._answers = 0
+
+
 class Planner:
     """Gathers tasks into batches of at most *size* ids over page borders, so that requests are full.
 
     *room* bounds how many tasks wait for their batch to fill: beyond it the fullest batches go out as they are, which
-    keeps memory flat when every task has a client token of its own.
+    keeps memory flat when every task has a client token of its own. *narrowing* tells whose batches are smaller.
     """
 
-    def __init__(self, channel: Channel, size: int, room: int, ring: KeyRing | None = None) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        size: int,
+        room: int,
+        ring: KeyRing | None = None,
+        narrowing: Narrowing | None = None,
+    ) -> None:
         self._channel = channel
         self._ring = ring or KeyRing(channel.keys)
         self._size = size
         self._room = room
+        self._most = (narrowing or Narrowing()).most
         self._waiting = 0
-        self._open: dict[Route, dict[str, list[Task]]] = {}
+        self._open: dict[tuple[Route, int], dict[str, list[Task]]] = {}
 
     def add(self, task: Task) -> Iterator[Batch]:
         """Take *task* in; yields the batches that became full by it."""
-        route = self._route(task)
-        tasks = self._open.get(route)
+        most = self._most(task.pk) or self._size
+        place = (self._route(task), most)
+        tasks = self._open.get(place)
         if tasks is None:
-            tasks = self._open[route] = {}
+            tasks = self._open[place] = {}
         rows = tasks.get(task.upstream_id)
         if rows is None:
             tasks[task.upstream_id] = [task]
         else:
             rows.append(task)
         self._waiting += 1
-        if len(tasks) >= self._size:
-            yield self._take(route)
+        if len(tasks) >= most:
+            yield self._take(place)
         elif self._waiting > self._room:
             yield self._take(max(self._open, key=lambda each: len(self._open[each])))
 
     def rest(self) -> Iterator[Batch]:
         """All batches that are still open, full or not."""
-        for route in list(self._open):
-            yield self._take(route)
+        for place in list(self._open):
+            yield self._take(place)
 
-    def _take(self, route: Route) -> Batch:
-        tasks = self._open.pop(route)
+    def _take(self, place: tuple[Route, int]) -> Batch:
+        tasks = self._open.pop(place)
         self._waiting -= sum(map(len, tasks.values()))
-        return Batch(route, tasks)
+        return Batch(place[0], tasks)
 
     def _route(self, task: Task) -> Route:
         header = client_header(task.token_header, self._channel.token_header) if task.client_token else ""
         return Route(task.model, self._ring.first(task), task.client_token if header else None, header)
+
+
+class Turns:
+    """Who is asked about while upstream is in doubt and one probe goes at a time: after one that failed another route's
+    batch, so that a dead model, or a client whose token is no good, keeps no others waiting behind it.
+
+    >>> turns, dead, other = Turns(), Route("dead", None, None, ""), Route("other", None, None, "")
+    >>> turns.is_up(dead), turns.failed(dead), turns.is_up(dead), turns.is_up(other), turns.has_skipped
+    (True, None, False, True, True)
+    """
+
+    def __init__(self) -> None:
+        self.has_skipped = False
+        self._dead: set[Route] = set()
+        self._skipped = 0
+
+    def is_up(self, route: Route) -> bool:
+        """Whether a batch of *route* may be the next probe; otherwise it is passed over in this pass."""
+        if route not in self._dead or self._skipped >= _SKIPPED:
+            self._skipped = 0
+            return True
+        self._skipped += 1
+        self.has_skipped = True
+        return False
+
+    def failed(self, route: Route) -> None:
+        """A probe with a batch of *route* brought nothing."""
+        if len(self._dead) < _SKIPPED:
+            self._dead.add(route)
 
 
 class BatchSize:
@@ -143,8 +230,8 @@ class BatchSize:
 
     def timed_out(self, asked: int) -> None:
         """No answer about *asked* ids came in time."""
-        if asked > self.now:
-            return  # asked before the last time-out was known
+        if asked > self.now or asked == 1:
+            return  # asked before the last time-out was known, or the number is not the reason
         best, self._best, self._failed = self._best, 0, asked
         if asked > self._usual:
             self.now = self._usual

@@ -1,11 +1,13 @@
-"""A pass over a lane: the pages it reads and what it came to."""
+"""A pass over a lane: the rules it goes by, the pages it reads and what it came to."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from poller.core.model import Task
+from poller.core.clock import DatabaseClock
+from poller.core.model import Policy, StatusWords, Task
 
 
 class Page(NamedTuple):
@@ -36,3 +38,20 @@ class PassCounts:
     """Tasks whose refund waits because the channel gave back as much as it may within an hour."""
     quota_held: int = 0
     anomalies: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the settings say about every lane."""
+
+    policy: Callable[[StatusWords], Policy]
+    base_words: StatusWords
+    interval_s: float
+    batch_size: int
+    page_size: int
+    max_in_flight: int
+    clock: DatabaseClock = field(default_factory=DatabaseClock)
+    max_refund_per_hour: int | None = None
+    """Quota that one channel may give back for failed tasks within an hour; None: no limit."""
+    is_patient: bool = True
+    """Wait for an open breaker within a pass; a one-shot pass ends instead."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.core.batches import Batch, BatchSize, Planner
+from poller.core.batches import Batch, BatchSize, Narrowing, Planner, Turns
 from poller.core.keys import KeyRing
 from poller.core.model import Channel, Route, Secret, State, StatusWords, Task
 from poller.core.words import DEFAULT_WORDS
@@ -70,6 +70,62 @@ def test_no_tenants_token_travels_with_another_tenants_task(tasks: list[Task], s
         assert len(batch.tasks) <= size
         seen += [each.pk for each in batch.rows()]
     assert sorted(seen) == sorted(each.pk for each in tasks)
+
+
+# -- an upstream in doubt -----------------------------------------------------------------------------------------
+
+
+def narrowed(count: int, size: int, *, answers: int) -> Narrowing:
+    """After a pass in which *count* batches of *size* failed and *answers* were answered."""
+    narrowing = Narrowing()
+    for number in range(count):
+        pks = range(number * size, (number + 1) * size)
+        batch = Batch(Route("m", None, None, ""), {f"t{pk}": [task(pk)] for pk in pks})
+        narrowing.failed(batch, pks)
+    for _ in range(answers):
+        narrowing.answered([10**6])
+    narrowing.end_pass()
+    return narrowing
+
+
+@pytest.mark.parametrize(("count", "answers", "most"), [(1, 0, 25), (1, 1, 25), (3, 1, 25), (2, 0, None), (3, 0, None)])
+def test_what_failed_is_halved_where_others_were_answered_or_there_were_none(
+    count: int, answers: int, most: int | None
+) -> None:
+    assert narrowed(count, 50, answers=answers).most(7) == most
+
+
+def test_a_batch_holds_no_more_than_the_least_of_its_tasks_may_share() -> None:
+    narrowing = narrowed(1, 4, answers=1)
+    planner = Planner(channel(), 50, 1000, narrowing=narrowing)
+    found = [batch for pk in range(10) for batch in planner.add(task(pk))] + list(planner.rest())
+    assert [[each.pk for each in batch.rows()] for batch in found] == [[0, 1], [2, 3], [4, 5, 6, 7, 8, 9]]
+
+
+def test_an_answer_ends_the_narrowing_of_whom_it_was_about() -> None:
+    narrowing = narrowed(1, 4, answers=1)
+    narrowing.answered([0, 1])
+    assert [narrowing.most(pk) for pk in range(4)] == [None, None, 2, 2]
+
+
+def test_an_outage_narrows_nothing_further_and_forgets_nothing_but_what_is_gone() -> None:
+    narrowing = narrowed(1, 4, answers=1)
+    for pk in (2, 3):
+        narrowing.failed(Batch(Route("m", None, None, ""), {f"t{pk}": [task(pk)]}), [pk])
+    narrowing.end_pass()
+    assert [narrowing.most(pk) for pk in range(4)] == [None, None, 2, 2]
+
+
+def test_only_so_many_ids_are_narrowed_at_a_time() -> None:
+    narrowing = narrowed(100, 50, answers=1)
+    assert sum(narrowing.most(pk) is not None for pk in range(5000)) == 1000
+
+
+def test_after_so_many_batches_that_were_passed_over_a_dead_route_is_probed_again() -> None:
+    turns, dead = Turns(), Route("dead", None, None, "")
+    turns.failed(dead)
+    assert [turns.is_up(dead) for _ in range(1001)].index(True) == 1000
+    assert not turns.is_up(dead)
 
 
 def test_a_tasks_own_header_comes_before_that_of_the_channel() -> None:

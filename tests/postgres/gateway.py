@@ -71,7 +71,7 @@ class Gateway:
         if self.profile != "documented":
             values |= {"submit_time": 1_700_000_000, "start_time": 0, "finish_time": 0, "created_at": 1_700_000_000}
         if self.profile == "main":
-            values["properties"] = json.dumps({"origin_model_name": MODEL})
+            values["properties"] = json.dumps({"origin_model_name": more.get("action", MODEL)})
         return await self.add("tasks", **(values | more))
 
     async def private(self, **fields: object) -> str:

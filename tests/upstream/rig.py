@@ -15,7 +15,7 @@ import anyio
 
 from poller.core.concurrency import Slots
 from poller.core.model import Channel, Policy, StatusWords
-from poller.core.passes import PassCounts
+from poller.core.passes import PassCounts, Rules
 from poller.core.words import DEFAULT_WORDS
 from poller.gate import Gate
 from poller.lane import Lane, Tools
@@ -25,7 +25,6 @@ from poller.postgres.leases import Leases
 from poller.postgres.statements import load
 from poller.upstream.client import Client, Limits
 from poller.upstream.retrying import ask_with_retries
-from poller.walk import Rules
 from tests.ops.things import Lines
 from tests.postgres.gateway import MODEL, Gateway, Site, open_site
 

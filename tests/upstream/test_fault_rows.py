@@ -77,13 +77,6 @@ async def keeps(rig: Rig, channel: int, *reasons: str) -> None:
     assert rig.reasons().keys() & set(reasons), rig.reasons()
 
 
-@pytest.fixture
-def hasty_breaker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The waits of the breaker at a hundredth of their length."""
-    monkeypatch.setattr(breaker, "FIRST_DELAY_S", breaker.FIRST_DELAY_S / 100)
-    monkeypatch.setattr(breaker, "LAST_DELAY_S", breaker.LAST_DELAY_S / 100)
-
-
 # -- the network ----------------------------------------------------------------------------------------------------
 
 
@@ -740,5 +733,7 @@ async def test_u34_an_upstream_that_fails_every_second_time_is_settled_without_a
                 "reason": "ok",
             },
         )
-        assert asks == 30
-        assert len(server.requests) < 2 * 30 * 1.6
+        # 30 batches of two; those that failed are asked about one by one.
+        assert asks is not None
+        assert 30 <= asks <= 60
+        assert len(server.requests) < 2 * asks * 1.6

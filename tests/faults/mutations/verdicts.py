@@ -216,6 +216,20 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_LIMITED} -k untouched",
     ),
     one(
+        "answer too many on a used connection ends a task past its deadline",
+        "inquiry.py",
+        "return any(now_s - task.submitted_s >= self._lifetime_s for task in batch.rows())",
+        "return False",
+        "tests/upstream/test_deadline_evidence.py",
+    ),
+    one(
+        "answer that tells of none makes silence about as many credible",
+        "inquiry.py",
+        "if any(answer.reports[name].kind is Kind.SAID for name in told.tasks):",
+        "if told.tasks:",
+        "tests/upstream/test_deadline_evidence.py",
+    ),
+    one(
         "limit of refunds: successes wait too",
         _LIMIT,
         "return max(0, settlement.task.reserved) if settlement.outcome is Outcome.FAILURE else 0",

@@ -1,0 +1,156 @@
+"""An upstream in doubt: over one id, one model, one client or an old address, and who is asked about meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+
+import anyio
+import pytest
+
+from tests.upstream.faults_server import Close, FaultServer, Request, answer_of, hangs, replies, reset, response
+from tests.upstream.rig import LIMIT_S, MakeRig, Rig
+
+Stumble = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def drops(request: Request, writer: asyncio.StreamWriter) -> None:
+    reset(writer)
+    raise Close
+
+
+STUMBLES: dict[str, Stumble] = {
+    "hangs": hangs,
+    "drops": drops,
+    "500": replies(b"KeyError", "500 Internal Server Error"),
+    "502": replies(b"<html>", "502 Bad Gateway"),
+}
+
+
+def stumbles_over(bad: str, how: Stumble, *, unfinished: str = "") -> Stumble:
+    """Finishes every task but those of model *unfinished*; does *how* whenever *bad* is among the ids."""
+
+    async def behave(request: Request, writer: asyncio.StreamWriter) -> None:
+        if bad in request.ids:
+            await how(request, writer)
+        else:
+            is_open = unfinished and unfinished in request.line
+            writer.write(response(answer_of(request.ids, "processing" if is_open else "completed")))
+
+    return behave
+
+
+async def passes_until_settled(rig: Rig, channel: int, tasks: list[int], most: int) -> int:
+    """How many passes it took until all *tasks* were settled."""
+    for number in range(1, most + 1):
+        await rig.walk(channel)
+        if {await rig.state(pk) for pk in tasks} == {"SUCCESS"}:
+            return number
+    raise AssertionError(f"open after {most} passes: {[pk for pk in tasks if await rig.state(pk) != 'SUCCESS']}")
+
+
+@pytest.mark.parametrize("how", STUMBLES)
+async def test_an_id_over_which_upstream_stumbles_costs_its_neighbours_a_few_passes(
+    how: str, make_rig: MakeRig, hasty_breaker: None
+) -> None:
+    rig = await make_rig(timeout_s=0.3)
+    behaviour = stumbles_over("job-7", STUMBLES[how], unfinished="other")
+    async with FaultServer(behaviour) as server:
+        channel = await rig.channel(server.url)
+        tasks = [await rig.task(channel) for _ in range(50)]
+        for _ in range(60):
+            await rig.task(channel, action="other/submit")
+        bad = tasks.pop(6)
+        assert await passes_until_settled(rig, channel, tasks, 10) <= 7
+        # Alone from then on, whereas all others are asked about together.
+        server.requests.clear()
+        await rig.walk(channel)
+        sizes = sorted(len(request.ids) for request in server.requests if request.ids != ["job-7"])
+        assert sizes == [10, 50]
+    assert await rig.state(bad) == "IN_PROGRESS"
+
+
+@pytest.mark.parametrize("how", ["drops", "500"])
+async def test_the_only_batch_of_a_lane_is_narrowed_too(how: str, make_rig: MakeRig, hasty_breaker: None) -> None:
+    rig = await make_rig()
+    async with FaultServer(stumbles_over("job-3", STUMBLES[how])) as server:
+        channel = await rig.channel(server.url)
+        tasks = [await rig.task(channel) for _ in range(20)]
+        tasks.pop(2)
+        assert await passes_until_settled(rig, channel, tasks, 10) <= 6
+
+
+async def test_an_outage_narrows_nothing(make_rig: MakeRig, hasty_breaker: None) -> None:
+    is_up = False
+
+    async def comes_back(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(answer_of(request.ids)) if is_up else response(b"", "503 Unavailable"))
+
+    rig = await make_rig()
+    async with FaultServer(comes_back) as server:
+        channel = await rig.channel(server.url)
+        for _ in range(120):
+            await rig.task(channel)
+        await rig.walk(channel, passes=6)
+        is_up = True
+        await rig.walk(channel)
+        server.requests.clear()
+        await rig.walk(channel)
+        assert [len(request.ids) for request in server.requests] == [50, 50, 20]
+
+
+async def test_a_dead_model_or_a_client_whose_token_fails_keeps_nobody_waiting(
+    make_rig: MakeRig, hasty_breaker: None
+) -> None:
+    def props(token: str) -> str:
+        inner = {"payload": {}, "token": token, "headerKey": "X-Custom-Token"}
+        return json.dumps({"input": json.dumps(inner)})
+
+    async def half_dead(request: Request, writer: asyncio.StreamWriter) -> None:
+        if "/dead/" in request.line or request.headers.get("x-custom-token") == "tok-bad":
+            writer.write(response(b"", "503 Unavailable"))
+        else:
+            writer.write(response(answer_of(request.ids, "completed")))
+
+    rig = await make_rig("fork", batch_size=5)
+    async with FaultServer(half_dead) as server:
+        channel = await rig.channel(server.url)
+        for _ in range(60):
+            await rig.task(channel, action="dead/submit")
+        for _ in range(60):
+            await rig.task(channel, properties=props("tok-bad"))
+        good = [await rig.task(channel, properties=props("tok-good")), await rig.task(channel)]
+        await rig.walk(channel)
+        assert {await rig.state(pk) for pk in good} == {"SUCCESS"}
+        # Those that were under way when the breaker opened, and hardly more than one probe each.
+        assert len(server.requests) <= 10 + rig.lane(channel).asker.limit
+        # What was passed over is due as soon as upstream may be asked again, not after an interval.
+        assert rig.lane(channel)._due_at <= anyio.current_time() + 1
+
+
+@pytest.mark.parametrize("what", ["base_url", "key"])
+async def test_a_row_that_is_mended_while_upstream_is_in_doubt_is_used_by_the_next_probe(
+    what: str, make_rig: MakeRig, hasty_breaker: None
+) -> None:
+    async def refuses_the_old_key(request: Request, writer: asyncio.StreamWriter) -> None:
+        is_good = request.headers["authorization"] == "Bearer sk-new"
+        writer.write(response(answer_of(request.ids, "completed")) if is_good else response(b"", "401 Unauthorized"))
+
+    rig = await make_rig(batch_size=2)
+    async with FaultServer(refuses_the_old_key) as server:
+        dead = "http://127.0.0.1:1"
+        channel = await rig.channel(server.url if what == "key" else dead, key="sk-old" if what == "key" else "sk-new")
+        tasks = [await rig.task(channel) for _ in range(60)]
+        await rig.hold()
+        lane = rig.lane(channel)
+        async with anyio.create_task_group() as group:
+            group.start_soon(lane.run)
+            with anyio.fail_after(LIMIT_S):
+                while lane.asker.breaker.state == "closed":
+                    await anyio.sleep(0.01)
+                value = "sk-new" if what == "key" else server.url
+                await rig.gateway.connection.execute(f"UPDATE channels SET {what} = $1 WHERE id = $2", value, channel)
+                while {await rig.state(pk) for pk in tasks} != {"SUCCESS"}:
+                    await anyio.sleep(0.02)
+            lane.leave()
