@@ -19,6 +19,10 @@ from poller.errors import AskFailed, AskReason
 from poller.gate import Gate
 
 _PUSH_BACK = frozenset({AskReason.RATE_LIMITED, AskReason.TIMEOUT})
+_ABOUT_CLIENT = frozenset({AskReason.AUTH, AskReason.RATE_LIMITED})
+"""What may be said to the client whose token went along, and not to us."""
+_CLIENTS_HELD = 100
+"""When that many clients are to wait at a time, it is us whom upstream means."""
 _UNSENT = frozenset({AskReason.BAD_REQUEST_PARTS, AskReason.CIRCUIT_OPEN})
 _PASSING = frozenset({408, 425})
 _SPLITS = 16
@@ -83,6 +87,8 @@ class Asker:
         self._budget = RetryBudget()
         self._limiter = anyio.CapacityLimiter(self._adaptive.limit)
         self._not_before = 0.0
+        self._held: dict[Route, float] = {}
+        """Until when upstream wants a single client's tasks left alone."""
         self._client: Upstream | None = None
         self._stopping = anyio.Event()
 
@@ -109,6 +115,7 @@ class Asker:
     def forgive(self) -> None:
         """A person asked for a poll now: whatever the wait was, the next ask is a probe."""
         self._not_before = 0.0
+        self._held.clear()
         self.begin_probe()
 
     def begin_probe(self) -> None:
@@ -170,7 +177,7 @@ class Asker:
             self.size.timed_out(len(batch.tasks))
         if reason in _UNSENT:
             return
-        is_about_client = reason is AskReason.AUTH and batch.route.client_token is not None
+        is_about_client = reason in _ABOUT_CLIENT and batch.route.client_token is not None
         is_about_request = reason is AskReason.CLIENT_ERROR and status not in _PASSING
         if is_excused or is_about_client or is_about_request:
             if self.breaker.state == "half_open":
@@ -190,6 +197,10 @@ class Asker:
                 failure = AskFailed(AskReason.CIRCUIT_OPEN, "upstream is left alone for now")
                 self._say(route, ids, anyio.current_time(), failure)
                 raise failure
+            if self._held.get(route, 0.0) > anyio.current_time():
+                failure = AskFailed(AskReason.CIRCUIT_OPEN, "this client's tasks are left alone for now")
+                self._say(route, ids, anyio.current_time(), failure)
+                raise failure
             if self._client is None:
                 self._client = self._open_client(channel)
             was_full = self._limiter.borrowed_tokens >= self._adaptive.limit
@@ -201,14 +212,22 @@ class Asker:
                 if failed.reason in _PUSH_BACK:
                     self._adaptive.pushed_back()
                 if failed.retry_after_s:
-                    # At once and for the whole lane: nobody else shall ask while this ask waits for its next try.
-                    self._not_before = max(self._not_before, anyio.current_time() + failed.retry_after_s)
-                    self.has_news = True
+                    # At once: nobody else shall ask while this ask waits for its next try.
+                    self._hold(route, anyio.current_time() + failed.retry_after_s)
                 self._say(route, ids, began_at, failed)
                 raise
             self._adaptive.answered(anyio.current_time() - began_at, was_full)
             self._say(route, ids, began_at, None)
             return answer
+
+    def _hold(self, route: Route, until: float) -> None:
+        """Leave upstream alone, or only the client whose token went along: the wish may well be about that client."""
+        if route.client_token is None or len(self._held) >= _CLIENTS_HELD:
+            self._not_before = max(self._not_before, until)
+            self.has_news = True
+        else:
+            self._held = {other: ends for other, ends in self._held.items() if ends > anyio.current_time()}
+            self._held[route] = until
 
     def _say(self, route: Route, ids: Sequence[str], began_at: float, failed: AskFailed | None) -> None:
         """Have one exchange counted, and follow the limit that was learnt from it."""

@@ -12,7 +12,7 @@ from poller import asking
 from poller.asking import Asker
 from poller.batch import Bench, Tasks, Witness
 from poller.core.batches import Batch, Narrowing, Planner, Turns
-from poller.core.keys import LastPass, is_search_due
+from poller.core.keys import LastPass, is_search_due, seen_keys
 from poller.core.model import Channel, Policy, Route, Task
 from poller.core.passes import Page, PassCounts, Rules
 from poller.errors import AskReason, DatabaseAway, Defer, PollerError, Stop
@@ -94,6 +94,7 @@ class Walk:
         self._policy = rules.policy(self._channel.words)
         self._last = lane.last_pass
         self._number = self._last.number + 1 if self._last else 0
+        self._is_searching = is_triggered or not set(self._channel.keys).issubset(self._last.keys if self._last else ())
         self._bench = bench
         self._inquiry = Inquiry(
             self._channel,
@@ -171,13 +172,12 @@ class Walk:
         if not self._is_over:
             self._lane.narrowing.end_pass()
             self._bench.end_pass(self._lane.channel_id, self.counts)
-            self._lane.last_pass = LastPass(self._number, self._began_s, self._ended_at_pk, self._channel.keys)
+            seen = seen_keys(self._channel.keys, self._last)
+            self._lane.last_pass = LastPass(self._number, self._began_s, self._ended_at_pk, seen)
 
     def _is_search_due(self, task: Task) -> bool:
         last = self._last
-        if self._is_triggered or last is None or last.keys != self._channel.keys:
-            return True
-        return is_search_due(task, self._began_s, self._policy_now(), last)
+        return last is None or self._is_searching or is_search_due(task, self._began_s, self._policy_now(), last)
 
     async def _feed(self, group: TaskGroup) -> None:
         planner = Planner(

@@ -304,6 +304,36 @@ async def test_retry_after_holds_the_whole_lane_at_once_and_not_only_the_ask_tha
 
 
 @within(LIMIT_S)
+async def test_a_client_that_is_to_wait_keeps_no_other_client_waiting() -> None:
+    busy, other = (ROUTE._replace(client_token=Secret(name), token_header="X-T") for name in ("tok-busy", "tok-other"))
+
+    async def behave(number: int) -> None:
+        if number <= OPENS_AFTER:
+            raise AskFailed(AskReason.RATE_LIMITED, retry_after_s=300.0)
+
+    desk = Desk(behave)
+    for number in range(OPENS_AFTER):
+        await desk.ask(route=busy._replace(model=f"m{number}/submit") if number else busy)
+    refused = await desk.ask(route=busy)
+    assert refused is not None
+    assert refused.reason is AskReason.CIRCUIT_OPEN
+    assert (desk.upstream.exchanges, desk.asker.hold_s(), desk.asker.breaker.state) == (OPENS_AFTER, 0, "closed")
+    assert await desk.ask(route=other) is None
+    assert await desk.ask() is None
+    desk.asker.forgive()
+    assert await desk.ask(route=busy) is None
+
+
+@within(LIMIT_S)
+async def test_when_all_clients_are_to_wait_it_is_us_whom_upstream_means() -> None:
+    desk = Desk(fails(AskFailed(AskReason.RATE_LIMITED, retry_after_s=300.0)))
+    for number in range(101):
+        assert desk.asker.hold_s() == 0
+        await desk.ask(route=ROUTE._replace(client_token=Secret(f"tok-{number}"), token_header="X-T"))
+    assert desk.asker.hold_s() > 290
+
+
+@within(LIMIT_S)
 async def test_a_trigger_lifts_every_wait_for_one_probe() -> None:
     desk = Desk(fails(AskFailed(AskReason.RATE_LIMITED, retry_after_s=300.0)))
     await desk.ask()

@@ -22,6 +22,7 @@ from poller.core.model import Kind, Policy, Report, Secret, Task
 
 _DIGEST_LENGTH: Final = 16
 _KEYS_A_PASS: Final = 4
+_FORMER_KEYS: Final = 100
 _WEIGHTS: Final = {Kind.NO_ANSWER: 0, Kind.UNPROVEN: 1, Kind.ABSENT: 2}
 
 
@@ -51,6 +52,13 @@ class LastPass(NamedTuple):
     began_s: float
     last_pk: int
     keys: tuple[Secret, ...]
+    """Those that have been asked with, also such as are disabled by now: only a key that is new is worth a search."""
+
+
+def seen_keys(keys: tuple[Secret, ...], last: LastPass | None) -> tuple[Secret, ...]:
+    """All keys that a lane has seen, the enabled ones first, so many of the others that rotation fills no memory."""
+    former = last.keys if last else ()
+    return tuple(dict.fromkeys((*keys, *former)))[: len(keys) + _FORMER_KEYS]
 
 
 def is_search_due(task: Task, began_s: float, policy: Policy, last: LastPass) -> bool:

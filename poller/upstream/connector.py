@@ -21,10 +21,10 @@ from poller.upstream.target import Proxy
 
 
 class Connector(aiohttp.TCPConnector):
-    """A pool that does not reuse a connection on which something came that nobody asked for.
+    """A pool that does not reuse a connection on which something came that nobody asked for, and drops a given up one.
 
-    It would be taken for the answer to the next request, and all later answers would be off by one. aiohttp looks when
-    a connection is given back, but not when it is taken out again.
+    What came would be taken for the answer to the next request, and all later answers would be off by one. aiohttp
+    looks when a connection is given back, but not when it is taken out again.
     """
 
     def __init__(self, *, resolver: AbstractResolver | None = None, **options: Any) -> None:
@@ -37,6 +37,13 @@ class Connector(aiohttp.TCPConnector):
                 break
             connection.close()
         return connection
+
+    def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
+        transport = protocol.transport
+        if should_close and transport is not None and transport.get_write_buffer_size():
+            # Closing it would wait, for ever perhaps, for upstream to read the rest of the request.
+            transport.abort()
+        super()._release(key, protocol, should_close=should_close)
 
 
 class SocksConnector(Connector):

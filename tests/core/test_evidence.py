@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 
 import pytest
@@ -76,6 +77,21 @@ def test_nul_escapes_and_half_pairs_are_replaced_and_nothing_else() -> None:
 )
 def test_what_a_json_column_would_refuse_is_not_stored(payload: bytes) -> None:
     assert storable_json(payload) is None
+
+
+@given(st.integers(1, 315), st.integers(0, 4), st.none() | st.integers(-400, 400), st.sampled_from(["e", "E", "e+"]))
+def test_a_number_is_stored_where_a_double_holds_it(whole: int, fraction: int, exponent: int | None, sign: str) -> None:
+    text = "9" * whole + ("." + "1" * fraction if fraction else "")
+    if exponent is not None:
+        text += f"{sign if exponent >= 0 else 'e'}{exponent}"
+    is_held = len(text) <= 320 and math.isfinite(float(text)) and (exponent is None or exponent >= -308)
+    assert (storable_json(text.encode()) is not None) == is_held
+
+
+def test_of_very_many_numbers_only_those_are_stored_that_need_no_second_look() -> None:
+    assert storable_json(b"[" + b"0.25," * 60_000 + b"0]") is not None
+    assert storable_json(b"[" + b"1e-05," * 60_000 + b"0]") is None
+    assert storable_json(b"[" + b"1e-05," * 40_000 + b"0]") is not None
 
 
 def test_what_is_too_long_is_not_stored() -> None:

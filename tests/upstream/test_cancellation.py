@@ -6,7 +6,10 @@ httpx's own pool is dead after 820 requests of this test: this is why another tr
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import socket
+import sys
 
 import anyio
 import pytest
@@ -65,6 +68,25 @@ async def test_asks_cancelled_by_the_hundred_leave_every_connection_usable() -> 
                     group.start_soon(client.ask, patient, ROUTE, [f"h{number}"])
             await client.aclose()
             await server.until_open(0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")
+async def test_an_upstream_that_reads_no_request_keeps_no_connection_open() -> None:
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(50)
+        channel = channel_at(f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        client = Client(channel, limits(task_timeout_s=0.1))
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(10):
+            with pytest.raises(AskFailed) as caught:
+                await client.ask(channel, ROUTE, ["x" * 50_000 + str(number) for number in range(100)])
+            assert caught.value.reason is AskReason.TIMEOUT
+        with anyio.fail_after(30):
+            while len(os.listdir("/proc/self/fd")) > before:
+                await anyio.sleep(0.02)
+        await client.aclose()
 
 
 async def test_ask_cancelled_from_outside_is_cancelled_and_nothing_else() -> None:

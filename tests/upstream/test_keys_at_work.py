@@ -277,6 +277,27 @@ async def test_a_task_that_no_key_knows_costs_a_few_requests_a_pass_and_not_one_
 
 
 @within(LIMIT_S)
+async def test_a_key_that_comes_and_goes_is_no_reason_to_search_for_all_tasks_anew(make_rig: MakeRig) -> None:
+    rig = await make_rig()
+    upstream = Accounts({key: {} for key in (*FIFTY, "sk-new")})
+    async with FaultServer(upstream) as server:
+        channel = await channel_of(rig, server.url, *FIFTY)
+        for _ in range(3):
+            await rig.task(channel, age_s=600.0)
+        await rig.walk(channel)
+        upstream.keys_asked()
+        for number in range(4):
+            keys = FIFTY[:-1] if number % 2 else FIFTY
+            await rig.gateway.connection.execute("UPDATE channels SET key = $1", "\n".join(keys))
+            await walk_later(rig, channel, 1.0)
+            assert len(upstream.keys_asked()) <= 6
+        # One that nobody has seen yet may know them all.
+        await rig.gateway.connection.execute("UPDATE channels SET key = $1", "\n".join((*FIFTY, "sk-new")))
+        await walk_later(rig, channel, 1.0)
+        assert "sk-new" in upstream.keys_asked()
+
+
+@within(LIMIT_S)
 async def test_a_task_that_turns_up_at_another_key_is_found_in_its_turn(make_rig: MakeRig) -> None:
     rig = await make_rig()
     upstream = Accounts({key: {} for key in FIFTY})
