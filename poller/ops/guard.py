@@ -1,15 +1,20 @@
-"""Who may act through the side port. Reading is free; acting needs the admin token or, where none is set, loopback."""
+"""Who may act through the side port, and on what.
+
+Reading is free; acting needs the admin token or, where none is set, loopback.
+"""
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from poller.core.model import Secret
 
+_EXPECTED = "expected ?channel=N for one channel, or no parameter for all of them, and no body"
+_LONGEST_ID = 18
 _FORWARDED = ("x-forwarded-for", "forwarded", "x-real-ip", "via")
 
 
@@ -44,6 +49,23 @@ class Guard:
         if not _names_loopback(headers.get("host", "")):
             return Refusal(403, "expected a loopback address in the Host header")
         return None
+
+
+async def subject(query: Sequence[tuple[str, str]], body: AsyncIterable[bytes]) -> tuple[int | None, Refusal | None]:
+    """Which channel a request is about, None: all of them; and why it is refused instead.
+
+    Whatever is not understood is refused: a slip in the name of one channel must not stop them all.
+    """
+    if len(query) > 1 or any(name != "channel" for name, _ in query):
+        return None, Refusal(400, _EXPECTED)
+    async for part in body:
+        if part:
+            return None, Refusal(400, _EXPECTED)
+    for _, value in query:
+        if not (value.isascii() and value.isdecimal() and len(value) <= _LONGEST_ID):
+            return None, Refusal(400, f"channel: not the id of one; {_EXPECTED}")
+        return int(value), None
+    return None, None
 
 
 def _is_loopback(address: str) -> bool:

@@ -24,7 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from poller.core.model import Secret
 from poller.errors import PollerError, Unavailable
-from poller.ops.guard import Guard
+from poller.ops.guard import Guard, subject
 from poller.ops.recorder import Recorder
 
 _CHECKS_LIMIT_S = 5.0
@@ -216,17 +216,19 @@ class SidePort:
 
         return answer
 
-    def _guarded(self, action: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    def _guarded(self, action: Callable[[int | None], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
             peer = request.client.host if request.client else ""
-            refusal = self._guard.refusal(peer, request.headers)
+            channel_id, refusal = None, self._guard.refusal(peer, request.headers)
+            if refusal is None and action != self._trigger:
+                channel_id, refusal = await subject(request.query_params.multi_items(), request.stream())
             facts = {"action": request.url.path.removeprefix("/"), "peer": peer}
             if refusal is not None:
                 self._recorder.event("warning", "admin_refused", **facts, reason=refusal.reason)
                 headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {}
                 return JSONResponse({"error": refusal.reason}, refusal.status, headers)
-            self._recorder.event("info", "admin_acted", **facts, channel_id=request.query_params.get("channel"))
-            return await action(request)
+            self._recorder.event("info", "admin_acted", **facts, channel_id=channel_id)
+            return await action(channel_id)
 
         return self._bounded(answer)
 
@@ -263,23 +265,17 @@ class SidePort:
     async def _status(self, _request: Request) -> Response:
         return JSONResponse(_jsonable(await self._console.status()))
 
-    async def _trigger(self, _request: Request) -> Response:
+    async def _trigger(self, _channel_id: int | None) -> Response:
         await self._console.trigger()
         return JSONResponse({"status": "ok", "triggered": "all"}, 202)
 
-    async def _pause(self, request: Request) -> Response:
-        return await self._flag(request, "paused", self._console.pause)
+    async def _pause(self, channel_id: int | None) -> Response:
+        await self._console.pause(channel_id)
+        return JSONResponse({"status": "ok", "paused": "all" if channel_id is None else channel_id})
 
-    async def _resume(self, request: Request) -> Response:
-        return await self._flag(request, "resumed", self._console.resume)
-
-    async def _flag(self, request: Request, done: str, act: Callable[[int | None], Awaitable[None]]) -> Response:
-        wanted = request.query_params.get("channel", "").strip()
-        if wanted and not (wanted.isascii() and wanted.isdecimal() and len(wanted) <= 18):
-            return JSONResponse({"error": "channel: expected the id of a channel, or none for all"}, 400)
-        channel_id = int(wanted) if wanted else None
-        await act(channel_id)
-        return JSONResponse({"status": "ok", done: channel_id if channel_id is not None else "all"})
+    async def _resume(self, channel_id: int | None) -> Response:
+        await self._console.resume(channel_id)
+        return JSONResponse({"status": "ok", "resumed": "all" if channel_id is None else channel_id})
 
 
 def health_code(health: Mapping[str, Any]) -> int:

@@ -176,12 +176,35 @@ async def test_actions_from_loopback_need_no_token():
     ]
 
 
-@pytest.mark.parametrize("channel", ["x", "-1", "1.5", "٣", "9" * 30])
-async def test_a_channel_that_is_no_id_is_refused(channel: str):
+@pytest.mark.parametrize("path", ["/pause", "/resume"])
+@pytest.mark.parametrize(
+    "slip",
+    [
+        *({"params": {"channel": value}} for value in ("x", "-1", "1.5", "٣", "9" * 30, "", " 2")),
+        {"params": {"channel_id": "2"}},
+        {"params": {"chanel": "2"}},
+        {"params": {"channel": "2", "dry_run": "1"}},
+        {"params": [("channel", "2"), ("channel", "3")]},
+        {"json": {"channel": 2}},
+        {"data": {"channel": "2"}},
+        {"params": {"channel": "2"}, "content": b"x"},
+    ],
+)
+async def test_whatever_does_not_name_one_channel_is_refused_and_never_means_all(path: str, slip: dict[str, Any]):
     console = Console()
-    async with side_port(console) as (client, _):
-        assert (await client.post("/pause", params={"channel": channel})).status_code == 400
-    assert console.done == []
+    async with side_port(console) as (client, lines):
+        answer = await client.post(path, **slip)
+        assert answer.status_code == 400
+        assert "expected ?channel=N for one channel, or no parameter for all" in answer.json()["error"]
+        assert console.done == []
+        assert [event["event"] for event in lines.events if event["event"].startswith("admin")] == ["admin_refused"]
+
+
+async def test_an_act_is_logged_with_the_channel_that_it_is_about():
+    async with side_port(Console()) as (client, lines):
+        assert (await client.post("/pause", params={"channel": "7"}, content=b"")).json()["paused"] == 7
+    (acted,) = [event for event in lines.events if event["event"] == "admin_acted"]
+    assert acted["channel_id"] == 7
 
 
 @pytest.mark.parametrize("path", ["/trigger", "/pause", "/resume"])
