@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from poller.postgres.statements import Statements
     from poller.settings import Settings
 
+ALL_LANES = "all lanes"
+"""The reason that ``lanes.sql`` gives for a lane that is paused with all the others, and not by itself."""
+
 
 class Desk(NamedTuple):
     """The gateway's database as a person meets it."""
@@ -98,6 +101,12 @@ def who() -> str:
     except KeyError:
         name = f"uid {os.getuid()}"
     return f"{name}@{socket.gethostname()}"
+
+
+def resuming(lane: Mapping[str, Any]) -> str:
+    """The commands that end the pause of a lane: its own, that of all lanes, or both."""
+    own = "" if lane["pause_reason"] == ALL_LANES else f"poller resume {lane['channel_id']}"
+    return " and ".join(filter(None, (own, "poller resume" if not own or lane.get("is_all_paused") else "")))
 
 
 def refunds_waiting(lane: Mapping[str, Any]) -> str:

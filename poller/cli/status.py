@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from poller.cli.desk import Desk, desk, look_for_room, refunds_waiting
+from poller.cli.attention import attention
+from poller.cli.desk import Desk, desk, look_for_room
 from poller.cli.reading import read_settings
 from poller.cli.sheet import Sheet, ago, show, stamp
 from poller.core import suggest
@@ -19,7 +20,6 @@ from poller.errors import Unavailable
 if TYPE_CHECKING:
     from poller.settings import Settings
 
-_STALE_INTERVALS = 3
 _WORDS_SHOWN = 50
 
 
@@ -62,8 +62,10 @@ async def _from_database(settings: Settings) -> dict[str, Any]:
         watchman = Watchman(at.database, at.statements)
         queue, (unassigned, _) = await watchman.queue(), await watchman.unassigned()
         words, mapped, lines = await unknown_words(at)
-        lanes = await leases.lanes_overview()
+        lanes, busy = await leases.lanes_overview(), await watchman.channels_with_work()
         for lane in lanes:
+            # The row says what the last renewal of a replica found, and there may have been none since.
+            lane["has_work"] = lane["channel_id"] in busy
             await look_for_room(at, lane)
         return {
             "now_s": await watchman.db_now(),
@@ -76,6 +78,7 @@ async def _from_database(settings: Settings) -> dict[str, Any]:
                 "oldest_unasked_s": queue.oldest_unasked_s,
             },
             "without_channel": unassigned,
+            "unaskable": await _unaskable(at, [channel_id for channel_id in busy if channel_id]),
             "lanes": lanes,
             "settled_today": await at.inspector.settled_today(),
             "quarantine": await at.inspector.held_reasons(),
@@ -101,34 +104,16 @@ async def unknown_words(at: Desk) -> tuple[list[dict[str, Any]], int, list[str]]
     return still, len(inbox) - len(still), suggest.lines(unknown, settings.status_words, mappings)
 
 
-def attention(told: Mapping[str, Any], interval_s: float) -> list[str]:
-    """What somebody should look at, each in a line with the command that shows or mends it."""
-    found = [f"{name}: {said}" for name, said in told.get("checks", {}).items() if said != "ok"]
-    replicas = told.get("replicas")
-    if replicas is not None and not any(each["is_live"] for each in replicas):
-        found.append("no replica is alive: nothing is polled (poller run)")
-    if told.get("has_index") is False:
-        found.append("the index on active tasks is missing: every pass reads the whole table (poller migrate)")
-    for lane in told["lanes"]:
-        name = f"channel {lane['channel_id']}"
-        if waiting := refunds_waiting(lane):
-            found.append(f"{name}: {waiting}")
-        if not lane["has_work"] and not lane["is_paused"]:
-            continue
-        if lane["is_paused"]:
-            found.append(f"{name} is paused: {lane['pause_reason'] or 'no reason given'} (poller resume)")
-        elif lane["breaker"] != "closed":
-            found.append(f"{name}: its upstream does not answer, breaker {lane['breaker']}")
-        elif not lane["is_held"]:
-            found.append(f"{name}: no replica holds its lane")
-        elif lane["unasked_s"] is not None and lane["unasked_s"] > _STALE_INTERVALS * interval_s:
-            found.append(f"{name}: its pass has been going on for {ago(lane['unasked_s'])}")
-    if lost := told.get("without_channel", 0):
-        found.append(f"{lost} open {'task names' if lost == 1 else 'tasks name'} no channel: nobody can be asked")
-    if held := sum(row["tasks"] for row in told.get("quarantine", [])):
-        found.append(f"{held} {'task' if held == 1 else 'tasks'} in quarantine (poller tasks list --quarantined)")
-    if words := len(told.get("unknown_words", [])):
-        found.append(f"{words} status {'word' if words == 1 else 'words'} in no list (see below)")
+async def _unaskable(at: Desk, ids: Sequence[int]) -> list[dict[str, Any]]:
+    """Of the channels *ids*, those that nobody can be asked about, and why."""
+    channels, _ = await at.inspector.channels(ids, at.settings.status_words, at.settings.header_key)
+    found = []
+    for channel_id in ids:
+        channel = channels.get(channel_id)
+        if channel is None:
+            found.append({"channel_id": channel_id, "why": "it has no row"})
+        elif not channel.askable:
+            found.append({"channel_id": channel_id, "why": "; ".join(channel.findings)})
     return found
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from poller.cli.desk import Desk, NotFound, desk, look_for_room, refunds_waiting, single
+from poller.cli.desk import Desk, NotFound, desk, look_for_room, refunds_waiting, resuming, single
 from poller.cli.reading import read_settings
 from poller.cli.sheet import Sheet, ago, facts, show, stamp
 from poller.core.channels import client_header
@@ -228,7 +228,7 @@ def _next_ask(seen: Seen, lane: dict[str, Any] | None, channel: Channel | None, 
             return f"not before 'poller tasks requeue {name} --set-ledger-aside', or --all instead of its id"
         return f"not before 'poller tasks requeue {name}'; or settle it with 'poller tasks resolve {name}'"
     if lane is not None and lane["is_paused"]:
-        return f"not while its lane is paused ({lane['pause_reason']}): poller resume"
+        return f"not while its lane is paused ({lane['pause_reason']}): {resuming(lane)}"
     if channel is None or not channel.askable or not seen.task.upstream_id:
         return "not while nobody can be asked: see 'asking'"
     if lane is None or not lane["is_held"]:

@@ -7,6 +7,7 @@ SELECT
     coalesce(lane.holder IS NOT NULL AND lane.lease_until > now(), false) AS is_held,
     extract(epoch FROM lane.lease_until - now())::float8 AS lease_left_s,
     lane.is_paused OR control.is_paused AS is_paused,
+    control.is_paused AS is_all_paused,
     CASE WHEN lane.is_paused THEN lane.pause_reason WHEN control.is_paused THEN 'all lanes' ELSE '' END AS pause_reason,
     lane.breaker,
     extract(epoch FROM lane.breaker_until)::float8 AS breaker_until_s,
