@@ -217,12 +217,31 @@ def test_promtool_accepts_what_we_expose():
 
 def test_the_alerts_that_operators_know_are_there():
     names = {rule["alert"] for rule in rules()}
-    assert {"CustomPassHighErrorRate", "CustomPassTaskQueueBacklog"} <= names
+    assert names >= {
+        "CustomPassHighErrorRate",
+        "CustomPassTaskQueueBacklog",
+        "CustomPassUpstreamDown",
+        "CustomPassChannelNotAskable",
+        "CustomPassSlowUpstream",
+        "CustomPassSecondWriter",
+        "CustomPassTasksWithoutChannel",
+        "CustomPassDatabaseConnectionsExhausted",
+    }
+
+
+def test_every_alert_has_a_test_that_it_fires():
+    tested = yaml.safe_load(RULES.with_name("rules_test.yml").read_text())["tests"]
+    fired = {case["alertname"] for test in tested for case in test["alert_rule_test"] if case["exp_alerts"]}
+    assert fired == {rule["alert"] for rule in rules()}
 
 
 def test_every_metric_and_label_in_the_rules_exists():
     metrics = Metrics()
-    known = {name for family in metrics.registry.collect() for name in (family.name, f"{family.name}_total")}
+    known = {
+        name
+        for family in metrics.registry.collect()
+        for name in (family.name, f"{family.name}_total", f"{family.name}_bucket")
+    }
     for rule in rules():
         named = set(re.findall(r"custompass_\w+", rule["expr"]))
         assert named
