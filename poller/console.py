@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import anyio
 
-from poller.errors import Defer
+from poller.errors import Defer, NoSuchChannel
 from poller.fleet import Fleet
 
 _LIVE_S = 60.0
@@ -23,6 +23,8 @@ class Leases(Protocol):
     async def pause(self, channel_id: int | None, reason: str) -> object: ...
 
     async def resume(self, channel_id: int | None) -> object: ...
+
+    async def has_channel(self, channel_id: int) -> bool: ...
 
     async def lanes_overview(self) -> Sequence[dict[str, Any]]: ...
 
@@ -133,7 +135,7 @@ class Console:
             self._recorder.event("warning", "trigger_deferred", source=source, reason=str(away))
 
     async def pause(self, channel_id: int | None) -> None:
-        """Ask nothing new of one channel, or of all, on all replicas."""
+        """Ask nothing new of one channel, or of all, on all replicas. Raises NoSuchChannel, and Defer like trigger."""
         await self._flag("pause", channel_id)
 
     async def resume(self, channel_id: int | None) -> None:
@@ -143,6 +145,8 @@ class Console:
     async def _flag(self, verb: str, channel_id: int | None) -> None:
         if self._leases is None or self.fleet is None:
             raise Defer(f"not ready: {self.trouble}")
+        if channel_id is not None and not await self._leases.has_channel(channel_id):
+            raise NoSuchChannel(channel_id)
         if verb == "pause":
             await self._leases.pause(channel_id, "operator")
         else:

@@ -50,6 +50,15 @@ class OtherGateway(Misconfigured):
         )
 
 
+class NoSuchChannel(Stop):
+    """A person named a channel that is not there: a slip."""
+
+    exit_code = 1
+
+    def __init__(self, channel_id: int) -> None:
+        super().__init__(f"channel {channel_id}: no such channel, neither in the gateway's table nor among the lanes")
+
+
 class NotPermitted(Stop):
     """The database role may not do what is needed."""
 

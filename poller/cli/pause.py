@@ -8,6 +8,7 @@ import click
 
 from poller.cli.desk import who
 from poller.cli.reading import opened, read_settings
+from poller.errors import NoSuchChannel
 
 _channel = click.argument("channel", type=click.IntRange(min=0), required=False)
 
@@ -56,6 +57,8 @@ async def _write(channel: int | None, *, is_paused: bool) -> None:
         await migrate.verify(database)
         # Only rows that concern everybody are written: no lease is taken under this name.
         leases = Leases(database, load_own(), "command-line", settings.lease_ttl_s)
+        if channel is not None and not await leases.has_channel(channel):
+            raise NoSuchChannel(channel)
         if is_paused:
             await leases.pause(channel, "operator")
         else:

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from poller.core.model import Secret
-from poller.errors import PollerError, Unavailable
+from poller.errors import NoSuchChannel, PollerError, Unavailable
 from poller.ops.guard import Guard, subject
 from poller.ops.recorder import Recorder
 
@@ -209,6 +209,8 @@ class SidePort:
                         response = await handler(request)
             except TimeoutError:
                 response = JSONResponse({"error": "the database did not answer in time"}, 503)
+            except NoSuchChannel as slip:
+                response = JSONResponse({"error": str(slip)}, 404)
             except PollerError as error:
                 response = JSONResponse({"error": str(error)}, 503)
             response.headers.update(_PLAIN_HEADERS)
@@ -227,8 +229,9 @@ class SidePort:
                 self._recorder.event("warning", "admin_refused", **facts, reason=refusal.reason)
                 headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {}
                 return JSONResponse({"error": refusal.reason}, refusal.status, headers)
+            response = await action(channel_id)
             self._recorder.event("info", "admin_acted", **facts, channel_id=channel_id)
-            return await action(channel_id)
+            return response
 
         return self._bounded(answer)
 

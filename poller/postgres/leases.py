@@ -132,6 +132,11 @@ class Leases:
         else:
             await self._database.fetch(self._sql.resume_lane, channel_id, timeout_s=_TIMEOUT_S)
 
+    async def has_channel(self, channel_id: int) -> bool:
+        """Whether there is such a channel, in the gateway's table or among the lanes."""
+        (row,) = await self._database.fetch(self._sql.has_channel, channel_id, timeout_s=_TIMEOUT_S)
+        return bool(row["is_there"])
+
     async def lanes_overview(self) -> list[dict[str, Any]]:
         """All lanes of the fleet in channel order, with the columns of ``lanes.sql``; ``pass_counts`` is a dict."""
         rows = await self._database.fetch(self._sql.lanes, timeout_s=_TIMEOUT_S)

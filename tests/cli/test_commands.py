@@ -180,6 +180,7 @@ def test_migrate_print_for_a_profile_needs_no_database(poller: Run):
 async def test_pause_and_resume_are_rows_of_the_database(poller: Run, make_database: MakeDatabase):
     dsn = await make_database("documented")
     connection = await asyncpg.connect(dsn)
+    await connection.execute("INSERT INTO channels (id, type, name, key) VALUES (7, 52, 'c', 'sk-key')")
     for command, subject, wanted in (
         (("pause",), "all channels", (True, 0)),
         (("pause", "7"), "channel 7", (True, 1)),
@@ -193,6 +194,22 @@ async def test_pause_and_resume_are_rows_of_the_database(poller: Run, make_datab
         lanes = await connection.fetchval("SELECT count(*) FROM poller.lane WHERE is_paused AND channel_id = 7")
         assert (control, lanes) == wanted
     assert await connection.fetchval("SELECT count(*) FROM poller.replica") == 0
+    await connection.close()
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+async def test_a_channel_that_is_not_there_is_refused_and_nothing_written(
+    poller: Run, make_database: MakeDatabase, verb: str
+):
+    dsn = await make_database("main")
+    ran = await in_thread(poller, verb, "999", SQL_DSN=dsn)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == "poller: channel 999: no such channel, neither in the gateway's table nor among the lanes\n"
+    connection = await asyncpg.connect(dsn)
+    assert await connection.fetchval("SELECT count(*) FROM poller.lane") == 0
+    # A lane outlives its channel's row: it can still be paused.
+    await connection.execute("INSERT INTO poller.lane (channel_id) VALUES (999)")
+    assert (await in_thread(poller, verb, "999", SQL_DSN=dsn)).code == 0
     await connection.close()
 
 

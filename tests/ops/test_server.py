@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from poller.core.model import Secret
-from poller.errors import DatabaseAway, Unavailable
+from poller.errors import DatabaseAway, NoSuchChannel, Unavailable
 from poller.ops import server
 from poller.ops.guard import Guard
 from tests.ops.things import Lines, recorder
@@ -198,6 +198,14 @@ async def test_whatever_does_not_name_one_channel_is_refused_and_never_means_all
         assert "expected ?channel=N for one channel, or no parameter for all" in answer.json()["error"]
         assert console.done == []
         assert [event["event"] for event in lines.events if event["event"].startswith("admin")] == ["admin_refused"]
+
+
+async def test_a_channel_that_is_not_there_is_404_and_one_line():
+    async with side_port(Console(trouble=NoSuchChannel(999))) as (client, lines):
+        answer = await client.post("/pause", params={"channel": "999"})
+        assert [event for event in lines.events if event["event"] == "admin_acted"] == []
+    assert answer.status_code == 404
+    assert answer.json()["error"].startswith("channel 999: no such channel")
 
 
 async def test_an_act_is_logged_with_the_channel_that_it_is_about():
