@@ -6,6 +6,7 @@ server, which then refuses the connection. Nothing here repeats any part of a DS
 
 from __future__ import annotations
 
+import os
 import re
 import urllib.parse
 from typing import NamedTuple
@@ -70,6 +71,9 @@ _FOR_OTHER_CLIENTS = {
 }
 
 
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile")
+
+
 class Target(NamedTuple):
     """Where to connect: a DSN that asyncpg takes, and server settings that the DSN asked for, such as TimeZone."""
 
@@ -86,6 +90,9 @@ def read_dsn(dsn: Secret) -> Target:
     mode = given.get("sslmode", "prefer")
     if mode not in _SSL_MODES:
         raise Misconfigured(f"SQL_DSN: sslmode must be one of {', '.join(sorted(_SSL_MODES))}")
+    for name in _FILES:
+        if name in given and mode != "disable" and not os.access(os.path.expanduser(given[name]), os.R_OK):
+            raise Misconfigured(f"SQL_DSN: the file that {name} names is not there or cannot be read")
     connecting = {name: value for name, value in given.items() if name in _CONNECTING}
     if _BARE_IPV6.fullmatch(connecting.get("host", "")):
         connecting["host"] = f"[{connecting['host']}]"

@@ -95,6 +95,23 @@ _BY_CLASS = {
     "58": Fault.OVERLOAD,
 }
 _NO_TABLE, _LEDGER = "42P01", "poller.ledger"
+_NO_CERTIFICATE = (
+    "sslmode=verify-ca and verify-full need the certificate of the server's authority: name its file with sslrootcert, "
+    "or put it at ~/.postgresql/root.crt"
+)
+_DSN_FAULTS = {
+    "certificate": _NO_CERTIFICATE,
+    "configuration directory": _NO_CERTIFICATE,
+    "port numbers": "it names several ports, but not one for each host",
+    "user name": "it names no user",
+    "database name": "it names no database",
+    "IPv6": "its host is no IPv6 address; wanted like [::1]",
+    "direct TLS": "sslnegotiation=direct needs sslmode=require, verify-ca or verify-full",
+    "sslnegotiation": "sslnegotiation must be postgres or direct",
+    "TLS version": "ssl_min_protocol_version and ssl_max_protocol_version must be a version like TLSv1.2",
+    "gsslib": "gsslib must be gssapi or sspi",
+}
+"""What asyncpg finds wrong with a DSN, by words of its own text, which may also hold parts of the DSN; in ours."""
 _FUNCTION = re.compile(r'function "?([\w.]+)')
 _REASONS = {
     "25006": "read_only",
@@ -173,10 +190,22 @@ def translated(error: BaseException, *, commit_sent: bool = False, statement: st
             return NotPermitted(f"database: {detail}; grant the role what deploy/ lists")
         case Fault.SCHEMA if sqlstate == _NO_TABLE and _LEDGER in str(error):
             return LedgerMissing("there is no such table")
+        case Fault.SCHEMA if isinstance(error, pg.ClientConfigurationError):
+            return Misconfigured(f"SQL_DSN: {_dsn_fault(str(error))} ('poller check' shows what is set)")
         case Fault.SCHEMA:
-            return Misconfigured(f"database: {detail}; run 'poller doctor' to compare the schema with what is expected")
+            return Misconfigured(
+                f"database: {detail}; a start of the daemon compares the schema with what is expected and names each "
+                "difference; 'poller check' shows the settings"
+            )
         case _:
             return StatementFailed(fault, sqlstate, detail)
+
+
+def _dsn_fault(text: str) -> str:
+    for words, fault in _DSN_FAULTS.items():
+        if words in text:
+            return fault
+    return "no connection can be made with it as it stands"
 
 
 def _reason(error: BaseException, fault: Fault, sqlstate: str) -> str:

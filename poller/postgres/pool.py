@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 from typing import Any
 
 import asyncpg
@@ -21,6 +22,9 @@ __all__ = ["Database", "Transaction", "open_pool"]
 
 _IDLE_S = 60.0
 """A connection unused for so long is closed: a load balancer may have forgotten it."""
+
+_REFUSED_SETTINGS = frozenset({"42704", "22023", "55P02", "42602"})
+_PARAMETER = re.compile(r'parameter "([\w.]{1,63})"')
 
 _SESSION = {
     "lock_timeout": str(int(LOCK_S * 1000)),
@@ -174,4 +178,8 @@ def _refusal(error: BaseException) -> PollerError:
         return NotPermitted("database: log-in refused; check user and password in SQL_DSN, and pg_hba.conf")
     if isinstance(error, asyncpg.InvalidCatalogNameError):
         return Misconfigured("SQL_DSN: no such database on that server")
+    if isinstance(error, asyncpg.PostgresError) and error.sqlstate in _REFUSED_SETTINGS:
+        named = _PARAMETER.search(str(error))
+        which = f"its parameter {named[1]}" if named else "one of its parameters"
+        return Misconfigured(f"SQL_DSN: the server does not take {which}; what the server does not know goes out of it")
     return failure

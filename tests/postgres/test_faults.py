@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 
@@ -10,8 +11,12 @@ import asyncpg
 import pytest
 from asyncpg import exceptions as pg
 
+from poller.cli import _MODULES
+from poller.core.model import Secret
 from poller.errors import DatabaseAway, Defer, Misconfigured, NotPermitted
 from poller.postgres.faults import CommitUnknown, Fault, StatementFailed, classify, translated
+from poller.postgres.pool import open_pool
+from tests.conftest import POOL
 
 
 def server_error(code: str) -> asyncpg.PostgresError:
@@ -91,7 +96,7 @@ def test_no_message_repeats_what_the_server_or_a_parameter_said(error, fault):
     named = getattr(error, "sqlstate", None) or ""
     text = str(translated(error, statement="settle"))
     assert "canary" not in text or named.startswith("42")
-    assert "settle" in text
+    assert "settle" in text or isinstance(error, pg.ClientConfigurationError)
 
 
 @pytest.mark.parametrize(
@@ -125,3 +130,32 @@ def test_an_error_of_ours_stays_what_it_is():
 def test_whatever_may_pass_by_itself_is_deferred():
     assert issubclass(StatementFailed, Defer)
     assert issubclass(CommitUnknown, Defer)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "said"),
+    [
+        ("sslmode=verify-full", "need the certificate of the server's authority"),
+        ("sslmode=verify-full&sslrootcert=/nowhere/canary.crt", "the file that sslrootcert names is not there"),
+        ("sslmode=require&sslcert=/nowhere/canary.crt", "the file that sslcert names is not there"),
+        ("sslmode=require&ssl_min_protocol_version=canary", "ssl_min_protocol_version"),
+        ("port=1,2", "several ports"),
+        ("bogus=canary", "does not take its parameter bogus"),
+        ("work_mem=canary", "does not take its parameter work_mem"),
+    ],
+)
+async def test_a_dsn_that_cannot_be_used_is_a_fault_of_sql_dsn_in_our_words(pg_server, monkeypatch, dsn, said):
+    monkeypatch.setenv("HOME", "/nowhere")
+    whole = pg_server.dsn().replace("postgres@", "postgres:canary@")
+    with pytest.raises(Misconfigured) as caught:
+        await open_pool(Secret(f"{whole}{'&' if '?' in whole else '?'}{dsn}"), **POOL)
+    assert str(caught.value).startswith("SQL_DSN: ")
+    assert said in str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
+def test_a_schema_that_is_not_ours_is_told_with_commands_that_exist():
+    text = str(translated(server_error("42703"), statement="settle"))
+    for name in re.findall(r"'poller (\w+)'", text):
+        assert name in _MODULES
+    assert "a start of the daemon compares the schema" in text
