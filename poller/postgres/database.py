@@ -93,6 +93,7 @@ class Database:
         pool: Any,
         own: Statements,
         *,
+        address: str,
         is_pooled: bool,
         version: int,
         server: KnownServer,
@@ -106,6 +107,7 @@ class Database:
         self.version = version
         """``server_version_num``, such as 150018."""
         self.server = server
+        self._address = address
         self._pool = pool
         self._own = own
         self._max_open = max_open
@@ -230,9 +232,11 @@ class Database:
                 connection = await self._pool.acquire(timeout=self._acquire_s)
             except TimeoutError as error:
                 is_full = self._pool.get_size() >= self._max_open and not self._pool.get_idle_size()
-                raise DatabaseAway("pool_timeout" if is_full else "connect_timeout", f"in {name}") from error
+                raise DatabaseAway(
+                    "pool_timeout" if is_full else "connect_timeout", f"in {name} at {self._address}"
+                ) from error
             except THROWN as error:
-                raise translated(error, statement=name) from error
+                raise translated(error, statement=f"{name} at {self._address}") from error
             if not self.server.is_left_behind(connection.identity):
                 return connection
             _cut(connection)

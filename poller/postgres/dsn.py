@@ -21,6 +21,7 @@ _URL = re.compile(
 )
 _PAIR = re.compile(r"\s*(\w+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(\S*))")
 _BARE_IPV6 = re.compile(r"[0-9a-fA-F]*:[0-9a-fA-F:.]*:[0-9a-fA-F.]*")
+_HOST_PORT = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 _CONNECTING = {
     "host",
     "port",
@@ -79,6 +80,8 @@ class Target(NamedTuple):
 
     dsn: Secret
     settings: dict[str, str]
+    address: str
+    """Host and port for messages, of a socket its folder; no user, no password, no database."""
 
 
 def read_dsn(dsn: Secret) -> Target:
@@ -103,7 +106,24 @@ def read_dsn(dsn: Secret) -> Target:
         and name.lower() not in _FOR_OTHER_CLIENTS
         and not name.startswith(("pool_", "keepalives"))
     }
-    return Target(Secret("postgresql://?" + urllib.parse.urlencode(connecting)), settings)
+    return Target(Secret("postgresql://?" + urllib.parse.urlencode(connecting)), settings, _address(connecting))
+
+
+def _address(connecting: dict[str, str]) -> str:
+    """Every host of *connecting* with its port. What does not look like one may be a password that went astray."""
+    hosts = [host for host in connecting.get("host", "").split(",") if host]
+    ports = connecting.get("port", "").split(",")
+    found = []
+    for place, host in enumerate(hosts):
+        if host.startswith("/"):
+            found.append(f"the socket in {host}")
+            continue
+        port = ports[min(place, len(ports) - 1)] or "5432"
+        whole = f"{host}:{port}" if host.endswith("]") or ":" not in host else host
+        if not _HOST_PORT.fullmatch(whole):
+            return "the host of that DSN"
+        found.append(whole)
+    return ", ".join(found) or "the default host"
 
 
 def _parts(text: str) -> dict[str, str]:

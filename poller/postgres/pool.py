@@ -120,10 +120,11 @@ async def open_pool(
             connect=functools.partial(_connect, own=own),
         )
     except THROWN as error:
-        raise _refusal(error) from error
+        raise _refusal(error, target) from error
     return Database(
         pool,
         own,
+        address=target.address,
         is_pooled=is_pooled,
         version=version,
         server=server,
@@ -148,14 +149,14 @@ async def _first_look(
             server_settings=settings,
         )
     except THROWN as error:
-        raise _refusal(error) from error
+        raise _refusal(error, target) from error
     try:
         async with connection.transaction():
             (row,) = await connection.fetch(own.backend_pid.text)
         # A pooler makes up the process id that it tells at log-in.
         return row["pid"] != connection.get_server_pid(), row["version"], await _identity(connection, own)
     except THROWN as error:
-        raise _refusal(error) from error
+        raise _refusal(error, target) from error
     finally:
         connection.terminate()
 
@@ -171,9 +172,9 @@ async def _identity(connection: Any, own: Statements) -> Identity | None:
         return None
 
 
-def _refusal(error: BaseException) -> PollerError:
+def _refusal(error: BaseException, target: Target) -> PollerError:
     """What ends a start: unlike later, a refused log-in is final then."""
-    failure = translated(error, statement="connect")
+    failure = translated(error, statement=f"connect to {target.address}")
     if isinstance(failure, DatabaseAway) and failure.reason == "auth_failed":
         return NotPermitted("database: log-in refused; check user and password in SQL_DSN, and pg_hba.conf")
     if isinstance(error, asyncpg.InvalidCatalogNameError):

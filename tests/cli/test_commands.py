@@ -142,7 +142,7 @@ async def test_a_database_that_is_away_is_tried_and_then_69(
     ran = await in_thread(poller, "pause", SQL_DSN=f"postgres://me:{CANARY}@127.0.0.1:1/gw")
     assert ran.code == 69
     (line,) = ran.err.splitlines()
-    assert line.startswith("poller: database: ")
+    assert line.startswith("poller: database: lost: ConnectionRefusedError in connect to 127.0.0.1:1; tried for ")
     assert CANARY not in line
 
 

@@ -84,3 +84,24 @@ def test_what_is_no_dsn_is_refused_without_repeating_it(text):
 
 def test_a_target_shows_no_password():
     assert "canary" not in repr(read_dsn(Secret("postgres://u:canary@h/db")))
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("postgres://u:canary@db.example:6543/x", "db.example:6543"),
+        ("postgres://u:canary@db.example/x", "db.example:5432"),
+        ("postgres://u:canary@a:1,b:2/x", "a:1, b:2"),
+        ("postgres://u:canary@a,b/x?port=7", "a:7, b:7"),
+        ("postgres://u:canary@[::1]/x", "[::1]:5432"),
+        ("postgres://u:canary@[::1]:7/x", "[::1]:7"),
+        ("host=::1 user=u password=canary dbname=x", "[::1]:5432"),
+        ("postgres://u:canary@/x?host=/run/pg&port=7", "the socket in /run/pg"),
+        ("postgres://u:canary@/x", "the default host"),
+        ("postgres://u:canary", "the host of that DSN"),
+        ("postgres://u:canary?@h/db", "the host of that DSN"),
+        ("postgres://u%20canary/db", "the host of that DSN"),
+    ],
+)
+def test_a_target_names_its_host_and_port_and_nothing_that_may_be_a_password(text, address):
+    assert read_dsn(Secret(text)).address == address

@@ -182,6 +182,7 @@ async def test_a_black_hole_costs_one_deadline_and_heals_without_a_restart(dsn, 
         with anyio.fail_after(3), pytest.raises(DatabaseAway) as caught:
             await database.fetch(COUNT, timeout_s=0.2)
         assert caught.value.reason == "connect_timeout"
+        assert str(caught.value).endswith(f" at 127.0.0.1:{proxy.port}")
         proxy.to_client = as_is
         assert await database.fetch(COUNT) == [(0,)]
         await database.close()
