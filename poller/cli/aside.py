@@ -30,6 +30,7 @@ async def set_aside(names: Sequence[str] | None, is_sure: bool) -> int:
 
     Raises NotPermitted where the role may not.
     """
+    from poller.postgres.faults import RightMissing
     from poller.postgres.ledger import Ledger
 
     async with desk(read_settings().settings, "tasks") as at:
@@ -45,8 +46,8 @@ async def set_aside(names: Sequence[str] | None, is_sure: bool) -> int:
         async for page in _pages(at, None if names is None else list(pks)):
             try:
                 found = await ledger.set_aside(page, who())
-            except NotPermitted as refused:
-                raise NotPermitted(f"{_OWNERS_WORK} ({refused})") from refused
+            except RightMissing as refused:
+                raise NotPermitted(f"{_OWNERS_WORK} ({refused.detail})") from refused
             for each in found:
                 is_done = each.verdict == "set_aside" or each.is_requeued
                 done, left = done + is_done, left + (not is_done)

@@ -48,6 +48,14 @@ class StatementFailed(Defer):
         self.detail = detail
 
 
+class RightMissing(NotPermitted):
+    """The role may not do what a statement does; *detail* names both, without a remedy."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"database: {detail}; grant the role what deploy/postgres/grants-<profile>.sql lists")
+        self.detail = detail
+
+
 class CommitUnknown(DatabaseAway):
     """COMMIT was sent and its answer never came: all of it is in the database, or nothing. Never compensate, repeat."""
 
@@ -187,7 +195,7 @@ def translated(error: BaseException, *, commit_sent: bool = False, statement: st
             # A rotated password: work on open connections goes on, so this ends no process that runs.
             return DatabaseAway("auth_failed", detail)
         case Fault.PERMISSION:
-            return NotPermitted(f"database: {detail}; grant the role what deploy/ lists")
+            return RightMissing(detail)
         case Fault.SCHEMA if sqlstate == _NO_TABLE and _LEDGER in str(error):
             return LedgerMissing("there is no such table")
         case Fault.SCHEMA if isinstance(error, pg.ClientConfigurationError):

@@ -14,9 +14,11 @@ from typing import NamedTuple
 import anyio
 
 from poller.errors import Misconfigured, NotPermitted, Unavailable
+from poller.postgres.faults import RightMissing
 from poller.postgres.pool import Database, Transaction
 from poller.postgres.statements import Statements, load, load_own
 
+_OWNERS_WORK = "run it as the owner of the database, or give a DBA what 'poller migrate --print' prints"
 _LOCK_TRIES_S = 60.0
 _LOCK_PAUSE_S = 0.1
 _MIGRATION_S = 60.0
@@ -85,11 +87,14 @@ async def migrate(database: Database, profile: str) -> Migrated:
             "for this command, or run what 'poller migrate --print' prints"
         )
     statements = load(profile)
-    applied = [
-        f"{migration.version:04d} {migration.name}"
-        for migration in migrations()
-        if await _apply(database, statements, migration)
-    ]
+    try:
+        applied = [
+            f"{migration.version:04d} {migration.name}"
+            for migration in migrations()
+            if await _apply(database, statements, migration)
+        ]
+    except RightMissing as refused:
+        raise NotPermitted(f"migrate: {refused.detail}; {_OWNERS_WORK}") from refused
     return Migrated(tuple(applied), await _build_index(database, statements))
 
 

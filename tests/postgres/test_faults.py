@@ -13,8 +13,8 @@ from asyncpg import exceptions as pg
 
 from poller.cli import _MODULES
 from poller.core.model import Secret
-from poller.errors import DatabaseAway, Defer, Misconfigured, NotPermitted
-from poller.postgres.faults import CommitUnknown, Fault, StatementFailed, classify, translated
+from poller.errors import DatabaseAway, Defer, Misconfigured
+from poller.postgres.faults import CommitUnknown, Fault, RightMissing, StatementFailed, classify, translated
 from poller.postgres.pool import open_pool
 from tests.conftest import POOL
 
@@ -110,7 +110,7 @@ def test_no_message_repeats_what_the_server_or_a_parameter_said(error, fault):
         (server_error("25006"), False, DatabaseAway, "read_only"),
         (server_error("28P01"), False, DatabaseAway, "auth_failed"),
         (TimeoutError(), True, CommitUnknown, "commit_unknown"),
-        (server_error("42501"), False, NotPermitted, None),
+        (server_error("42501"), False, RightMissing, None),
         (server_error("42P01"), False, Misconfigured, None),
         (server_error("22003"), True, StatementFailed, None),
         (server_error("40001"), True, StatementFailed, None),

@@ -168,8 +168,10 @@ async def test_a_role_without_rights_is_told_and_changes_nothing(make_database, 
     with anyio.fail_after(60):
         database = await open_database(with_role(await make_database("fork", migrated=False), role))
         assert not await may_create(database)
-        with pytest.raises(NotPermitted, match="permission denied for database"):
+        with pytest.raises(NotPermitted, match="permission denied for database") as caught:
             await migrate(database, "fork")
+        assert "run it as the owner of the database, or give a DBA what 'poller migrate --print'" in str(caught.value)
+        assert "grant" not in str(caught.value)
         with pytest.raises(Misconfigured, match="missing"):
             await verify(database)
 

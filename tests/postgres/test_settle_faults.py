@@ -185,7 +185,9 @@ async def test_rights_that_our_own_role_lacks_are_said_with_the_remedy_and_lose_
     try:
         database = await open_database(site.gateway.dsn.replace("postgres@", f"{role}@"))
         poor = await open_store(database, site.gateway)
-        with pytest.raises(NotPermitted, match=r"denied for table users.*grant the role what deploy/ lists"):
+        with pytest.raises(
+            NotPermitted, match=r"denied for table users.*what deploy/postgres/grants-<profile>\.sql lists"
+        ):
             await poor.settle([failed(task) for task in tasks])
         assert len(await site.tasks(channel)) == 3
         await owner.execute(f"GRANT UPDATE ON users TO {role}")
