@@ -6,7 +6,7 @@ import contextlib
 import os
 import pwd
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -92,6 +92,19 @@ def candidate(row: dict[str, Any]) -> str:
     """One of several tasks that a name may mean, in a line."""
     named = f"pk:{row['pk']} task_id={row['task_id']} channel={row['channel_id']} user={row['user_id']}"
     return escaped(f"  {named} status={row['status'] or '-'} submitted={stamp(row['submitted_s'])}")
+
+
+async def unaskable(at: Desk, channel_ids: Iterable[int]) -> dict[int, str]:
+    """Of these channels, those that nobody can be asked about, and why; 0 is what a task has that names none."""
+    ids = sorted(set(channel_ids))
+    channels, _ = await at.inspector.channels(ids, at.settings.status_words, at.settings.header_key)
+    found = {}
+    for each in ids:
+        if (channel := channels.get(each)) is None:
+            found[each] = "it has no row" if each else "the task names none"
+        elif not channel.askable:
+            found[each] = "; ".join(channel.findings)
+    return found
 
 
 def who() -> str:

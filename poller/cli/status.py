@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from poller.cli.attention import attention
-from poller.cli.desk import Desk, desk, look_for_room
+from poller.cli.desk import Desk, desk, look_for_room, unaskable
 from poller.cli.reading import read_settings
 from poller.cli.sheet import Sheet, ago, show, stamp
 from poller.core import suggest
@@ -78,7 +78,9 @@ async def _from_database(settings: Settings) -> dict[str, Any]:
                 "oldest_unasked_s": queue.oldest_unasked_s,
             },
             "without_channel": unassigned,
-            "unaskable": await _unaskable(at, [channel_id for channel_id in busy if channel_id]),
+            "unaskable": [
+                {"channel_id": each, "why": why} for each, why in (await unaskable(at, busy)).items() if each
+            ],
             "lanes": lanes,
             "settled_today": await at.inspector.settled_today(),
             "quarantine": await at.inspector.held_reasons(),
@@ -102,19 +104,6 @@ async def unknown_words(at: Desk) -> tuple[list[dict[str, Any]], int, list[str]]
             still.append({**row, "looks_like": suggest.guess(row["word"])})
             unknown[row["channel_id"]].append(row["word"])
     return still, len(inbox) - len(still), suggest.lines(unknown, settings.status_words, mappings)
-
-
-async def _unaskable(at: Desk, ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Of the channels *ids*, those that nobody can be asked about, and why."""
-    channels, _ = await at.inspector.channels(ids, at.settings.status_words, at.settings.header_key)
-    found = []
-    for channel_id in ids:
-        channel = channels.get(channel_id)
-        if channel is None:
-            found.append({"channel_id": channel_id, "why": "it has no row"})
-        elif not channel.askable:
-            found.append({"channel_id": channel_id, "why": "; ".join(channel.findings)})
-    return found
 
 
 def sheets(told: Mapping[str, Any]) -> list[Sheet | str]:

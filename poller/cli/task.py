@@ -10,6 +10,7 @@ import click
 
 from poller.cli.desk import Desk, NotFound, desk, look_for_room, refunds_waiting, resuming, single
 from poller.cli.reading import read_settings
+from poller.cli.reasons import meaning
 from poller.cli.sheet import Sheet, ago, facts, show, stamp
 from poller.core.channels import client_header
 from poller.core.evidence import clean_text
@@ -19,31 +20,6 @@ if TYPE_CHECKING:
     from poller.core.model import Channel, Task
     from poller.postgres.inspect import Seen
 
-RULES = {
-    "success_word": "upstream said a success word",
-    "failed_word": "upstream said a failed word",
-    "not_found_confirmed": "upstream said not_found often enough, and the lists call that a failure",
-    "expired": "nothing final before the deadline, and a good answer after it: refunded by policy",
-    "operator": "settled by hand",
-    "deadline_hold": "nothing final before the deadline; CUSTOM_PASS_DEADLINE_POLICY=hold leaves it to a person",
-    "age_unreadable": "its submit time is missing, in the future or not in seconds: no deadline can be told",
-    "unknown_past_deadline": "past the deadline, and upstream says a word that no list knows: see 'poller status'",
-    "unreadable_past_deadline": "past the deadline, and upstream's item for it cannot be read",
-    "contradiction_past_deadline": "past the deadline, and upstream contradicts itself about it",
-    "unreachable_past_limit": "nobody could be asked about it for 12 lifetimes",
-    "refused_alone": "upstream refuses requests that hold this id, and answers about its neighbours",
-    "quota_overflow": "the amount does not fit into the gateway's column",
-    "quota_negative": "the row reserves less than nothing",
-    "user_gone": "money is due and its owner's row is gone",
-    "subscription_gone": "money is due and the subscription that paid is gone",
-    "subscription_overdrawn": "it costs more than its subscription has left",
-    "ledger_of_another_task": "the ledger has this key for another task: the database was restored, or ids were reused",
-    "ledger_of_another_amount": "settled before, and open again with another amount: it may be a new charge",
-    "bad_amount": "the amount is no whole number in range",
-    "odd_data": "the database refuses its data",
-    "constraint": "the database refuses the change by a constraint",
-}
-"""What rules and reasons mean, for a person."""
 _DATA_SHOWN = 1000
 
 
@@ -157,6 +133,8 @@ def _lane(lane: dict[str, Any] | None) -> dict[str, object] | str:
 def _asking(task: Task, channel: Channel | None) -> dict[str, object] | str:
     from poller.upstream.wire import ask_url
 
+    if not task.channel_id:
+        return "nobody: it names no channel; set tasks.channel_id, or settle it by hand: poller tasks resolve"
     if channel is None:
         return f"nobody: channel {task.channel_id} has no row"
     try:
@@ -182,16 +160,12 @@ def _evidence(seen: Seen, ledger: dict[str, Any] | None) -> dict[str, object] | 
 
 def _decision(seen: Seen, ledger: dict[str, Any] | None) -> str:
     if ledger:
-        return _meaning(ledger["rule"])
+        return meaning(ledger["rule"])
     if not seen.is_active:
         return "none of ours: somebody else finished it"
     if seen.note and seen.note["quarantined_at_s"]:
-        return f"held for a person: {_meaning(seen.note['reason'])}"
+        return f"held for a person: {meaning(seen.note['reason'])}"
     return "none yet: no answer was final"
-
-
-def _meaning(rule: str) -> str:
-    return f"{rule} ({RULES[rule]})" if rule in RULES else rule
 
 
 def _settlement(ledger: dict[str, Any]) -> dict[str, object]:

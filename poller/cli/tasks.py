@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from poller.cli.desk import NotFound, Refused, desk, named, single, who
+from poller.cli.desk import NotFound, Refused, desk, named, single, unaskable, who
 from poller.cli.reading import read_settings
+from poller.cli.reasons import meaning
 from poller.cli.sheet import Sheet, ago, show
 from poller.core.model import Outcome, Settled, Settlement, Verdict
 from poller.errors import PollerError
@@ -47,7 +48,8 @@ def list_(quarantined: bool, channel: int | None, limit: int, as_json: bool) -> 
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     title = "tasks in quarantine" if quarantined else "open tasks"
-    show(Sheet(title, ("pk>", "task", "channel>", "user>", "model", "reserved>", "age>", "held>", "why"), _cells(rows)))
+    columns = ("pk>", "task", "channel>", "user>", "model", "reserved>", "age>", "held>", "why")
+    show(Sheet(title, columns, _cells(rows)), *_meanings(rows))
     if is_cut:
         click.echo(f"there are more than these {limit}; --limit shows more", err=True)
 
@@ -63,16 +65,29 @@ def _cells(rows: list[dict[str, Any]]) -> list[tuple[object, ...]]:
             row["reserved"],
             ago(row["now_s"] - row["submitted_s"]) if row["submitted_s"] else "-",
             ago(row["now_s"] - row["quarantined_at_s"]) if row["quarantined_at_s"] else "-",
-            f"{row['reason']}: {row['detail']}" if row["detail"] else row["reason"],
+            _why(row),
         )
         for row in rows
     ]
 
 
+def _why(row: dict[str, Any]) -> str:
+    if not row["reason"]:
+        return row["unaskable"] and f"nobody can be asked: channel {row['channel_id']}: {row['unaskable']}"
+    return f"{row['reason']}: {row['detail']}" if row["detail"] else row["reason"]
+
+
+def _meanings(rows: list[dict[str, Any]]) -> list[str]:
+    """What the reasons in these rows mean and what mends them, each once."""
+    return [meaning(reason) for reason in sorted({row["reason"] for row in rows if row["reason"]})]
+
+
 async def _listed(is_quarantined: bool, channel_id: int | None, limit: int) -> list[dict[str, Any]]:
     async with desk(read_settings().settings, "tasks") as at:
         read = at.inspector.held if is_quarantined else at.inspector.open_tasks
-        return await read(channel_id, limit)
+        rows = await read(channel_id, limit)
+        silent = await unaskable(at, [row["channel_id"] for row in rows])
+        return [row | {"unaskable": silent.get(row["channel_id"], "")} for row in rows]
 
 
 @tasks.command(short_help="Take tasks out of quarantine and ask about them again.")
@@ -147,7 +162,7 @@ def resolve(name: str, refund: bool, charge: int | None, as_reserved: bool, reas
         kept = f"reserved={settled.reserved} charged={settled.charged} refunded={settled.refunded}"
         click.echo(f"settled: task {name} (pk {settled.task.pk}) as {settled.outcome.value}, {kept}")
         return os.EX_OK
-    said = _WHY_NOT[settled.verdict] + (f" ({settled.reason})" if settled.reason else "")
+    said = _WHY_NOT[settled.verdict] + (f": {meaning(settled.reason)}" if settled.reason else "")
     click.echo(f"task {name} (pk {settled.task.pk}): {said}", err=True)
     return os.EX_TEMPFAIL if settled.verdict is Verdict.LOCKED else 1
 

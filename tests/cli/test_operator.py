@@ -12,8 +12,6 @@ import pytest
 
 from poller.cli.desk import candidate
 from poller.cli.sheet import Sheet, ago, facts
-from poller.cli.task import RULES
-from poller.core import decide
 from poller.core.model import Verdict
 from poller.postgres.settle import Settler
 from tests.cli.conftest import Run
@@ -74,6 +72,26 @@ async def test_list_shows_open_tasks_and_with_a_flag_those_in_quarantine(site: S
     cut = await in_thread(poller, "tasks", "list", "--limit", "1", SQL_DSN=site.gateway.dsn)
     assert "job-2" not in cut.out
     assert "there are more" in cut.err
+
+
+async def test_list_explains_each_reason_once_with_what_mends_it(site: Site, poller: Run):
+    _, _, (first, second) = await seeded(site, 450, 30)
+    await hold(site, first, second, reason="user_gone")
+    ran = await in_thread(poller, "tasks", "list", "--quarantined", SQL_DSN=site.gateway.dsn)
+    assert ran.out.count("user_gone (money is due and its owner's row is gone from users: restore the row, ") == 1
+
+
+async def test_list_says_of_an_open_task_why_nobody_can_be_asked(site: Site, poller: Run):
+    _, channel, (lost, _) = await seeded(site, 450, 30)
+    await site.gateway.connection.execute("UPDATE tasks SET channel_id = 0 WHERE id = $1", lost.pk)
+    ran = await in_thread(poller, "tasks", "list", SQL_DSN=site.gateway.dsn)
+    assert "nobody can be asked: channel 0: the task names none" in ran.out
+    assert ran.out.count("nobody can be asked") == 1
+    await site.gateway.connection.execute("DELETE FROM channels")
+    ran = await in_thread(poller, "tasks", "list", SQL_DSN=site.gateway.dsn)
+    assert f"nobody can be asked: channel {channel}: it has no row" in ran.out
+    explained = await in_thread(poller, "task", "job-1", SQL_DSN=site.gateway.dsn)
+    assert "asking: nobody: it names no channel; set tasks.channel_id, or settle it by hand" in explained.out
 
 
 # -- requeue --
@@ -372,10 +390,6 @@ async def test_in_profile_main_an_open_task_is_found_by_upstreams_id(make_databa
     assert CANARY not in ran.out
     assert (await in_thread(poller, "task", CANARY, SQL_DSN=site.gateway.dsn)).code == 1
     await site.gateway.connection.close()
-
-
-def test_every_rule_and_reason_has_an_explanation():
-    assert RULES.keys() >= decide.SETTLE_REASONS | decide.REFUND_REASONS | decide.HOLD_REASONS
 
 
 # -- status and check --
