@@ -29,6 +29,10 @@ _SECRET_ENDINGS = ("_key", "_dsn", "_password", "_secret", "_token", "_header")
 # The placeholder of our own hints is no credential.
 _IN_URL = re.compile(r"(?<=://)(?!USER:PASSWORD@)[^\s/@\"']*:[^\s\"']*@|(?<=://)(?!USER:PASSWORD@)[^\s/@\"':]+@")
 _SCHEMES = re.compile(r"\b(bearer|basic|token)(\s+)[^\s\"',;]{4,}", re.IGNORECASE)
+# Hidden, the bare address of a proxy would take parts of other addresses along that begin like it.
+_HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?"
+_ADDRESS = re.compile(rf"(?:postgres(?:ql)?|rediss?)://{_HOST}(?:/\w*)?|(?:https?|socks5h?)://{_HOST}/?")
+_DSN_PASSWORD = re.compile(r"\bpassword\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(\S+))")
 _KEYS = re.compile(r"\bsk-[A-Za-z0-9_-]{8,}")
 _PAIRS = re.compile(
     r"\b(password|passwd|secret|api_?key|access_token|authorization)(\s*[=:]\s*)[^\s&\"',;]+", re.IGNORECASE
@@ -181,9 +185,11 @@ def _traceback(error: object) -> str:
 
 
 def _parts(value: str) -> set[str]:
-    """The secret itself; of a URL, whatever may be a password."""
+    """The secret itself; of a URL or DSN also whatever may be a password, and nothing where it is a mere address."""
+    if _ADDRESS.fullmatch(value):
+        return set()
     if "://" not in value:
-        return {value}
+        return {value} | {re.sub(r"\\(.)", r"\1", quoted) or plain for quoted, plain in _DSN_PASSWORD.findall(value)}
     found = {value}
     try:
         url = urlsplit(value)

@@ -253,7 +253,8 @@ async def test_trigger_sends_the_admin_token_and_says_when_it_is_refused(poller:
 
 def test_trigger_goes_past_proxies(poller: Run):
     port = free_port()
-    ran = poller("trigger", METRICS_PORT=str(port), HTTP_PROXY="http://127.0.0.1:1")
+    # A proxy without user and password is no secret: nothing of the address in the message is hidden.
+    ran = poller("trigger", METRICS_PORT=str(port), HTTP_PROXY=f"http://127.0.0.1:{str(port)[:1]}")
     assert ran.code == 69
     assert f"side port http://127.0.0.1:{port}" in ran.err
 

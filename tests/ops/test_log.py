@@ -204,3 +204,53 @@ def test_the_hint_that_shows_what_a_dsn_looks_like_is_no_secret():
     hint = "expected postgres://USER:PASSWORD@HOST:5432/DATABASE"
     assert Redactor().clean(hint) == hint
     assert "canary" not in Redactor().clean("postgres://USER:canary@HOST/DB")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1:1",
+        "http://127.0.0.1:1/",
+        "socks5h://proxy.test",
+        "https://[::1]:3128",
+        "redis://h:6379/0",
+        "postgres://127.0.0.1:1/x",
+    ],
+)
+def test_an_address_without_credentials_hides_nothing(address: str):
+    redactor = Redactor()
+    redactor.add(Secret(address))
+    line = f"side port {address}7486: refused; {address}"
+    assert redactor.clean(line) == line
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "http://me:hunter2canary@127.0.0.1:1",
+        "http://:hunter2canary@127.0.0.1:1",
+        "socks5://me:hunter2%63anary@127.0.0.1:1",
+        "redis://:hunter2canary@127.0.0.1:1/0",
+        "redis://127.0.0.1:1/0?password=hunter2canary",
+        "postgres://me:hunter2canary@127.0.0.1:1/x",
+        "host=127.0.0.1 port=1 user=me password=hunter2canary",
+        "host=127.0.0.1 port=1 user=me password='hunter2\\canary' dbname=x",
+        "hunter2canary",
+    ],
+)
+def test_a_password_is_hidden_wherever_it_turns_up_and_the_address_is_not(value: str):
+    redactor = Redactor()
+    redactor.add(Secret(value))
+    line = redactor.clean(f"{value} then hunter2canary; then http://127.0.0.1:17486")
+    assert "canary" not in line
+    assert line.endswith("***; then http://127.0.0.1:17486")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    ["http://me:canary", "canary://x", "http://canary@h", "http://h/canary?x", "http://h/canary", "http://h#canary"],
+)
+def test_what_only_resembles_an_address_is_hidden_whole(odd: str):
+    redactor = Redactor()
+    redactor.add(Secret(odd))
+    assert redactor.clean(f"said {odd}") == "said ***"
