@@ -10,7 +10,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from poller.console import Console
-from poller.core.schedule import backoff_s
+from poller.core.schedule import backoff_s, is_said
 from poller.errors import DatabaseAway, Unavailable
 from poller.fleet import Fleet
 from poller.lane import Lane
@@ -75,7 +75,9 @@ class Daemon:
                 failures += 1
                 wait_s = backoff_s(failures, _BACKOFF_FIRST_S, _BACKOFF_LAST_S)
                 self._console.trouble = str(away)
-                self._recorder.event("warning", "database_away", reason=str(away), retry_in=wait_s)
+                if is_said(failures):
+                    facts = {"reason": str(away), "failures": failures, "retry_in": wait_s}
+                    self._recorder.event("warning", "database_away", **facts)
                 await anyio.sleep(wait_s)
 
     async def _run(self, parts: Parts) -> None:

@@ -138,6 +138,19 @@ class AskReason(enum.StrEnum):
     CIRCUIT_OPEN = "circuit_open"
     NO_CHANNEL = "no_channel"
 
+    @property
+    def in_words(self) -> str:
+        """The reason for a person, where there is no better detail."""
+        return _IN_WORDS.get(self) or self.value.replace("_", " ")
+
+
+_IN_WORDS = {
+    AskReason.CONNECT: "connect failed",
+    AskReason.AUTH: "key refused",
+    AskReason.NO_CHANNEL: "no usable channel",
+    AskReason.CODE: "answered with a code that is not 0",
+}
+
 
 class AskFailed(PollerError):
     """No usable answer. *detail* is our own words, never upstream's text; of a redirect it names the host.

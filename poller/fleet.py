@@ -150,8 +150,12 @@ class Fleet:
             except Defer as away:
                 outages += 1
                 wait_s = min(self._renewal_s, backoff_s(outages, 0.5, _BACKOFF_LAST_S))
-                self._recorder.event("warning", "renewal_deferred", reason=str(away), retry_in=wait_s)
+                if is_said(outages):
+                    facts = {"reason": str(away), "failures": outages, "retry_in": wait_s}
+                    self._recorder.event("warning", "renewal_deferred", **facts)
             else:
+                if outages:
+                    self._recorder.event("info", "renewal_restored", failures=outages)
                 outages, wait_s = 0, self._renewal_s
                 self.has_beaten = True
                 if not self._is_draining:

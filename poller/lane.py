@@ -20,7 +20,7 @@ from poller.core.batches import Narrowing
 from poller.core.keys import LastPass
 from poller.core.model import Channel
 from poller.core.passes import PassCounts, Rules
-from poller.core.schedule import backoff_s
+from poller.core.schedule import backoff_s, is_said
 from poller.crashpoints import reach
 from poller.errors import Defer
 from poller.gate import Gate
@@ -143,9 +143,9 @@ class Lane:
                 except Defer as away:
                     outages += 1
                     delay_s = backoff_s(outages, _BACKOFF_FIRST_S, _BACKOFF_LAST_S)
-                    self._tools.recorder.event(
-                        "warning", "pass_deferred", channel_id=self.channel_id, reason=str(away), retry_in=delay_s
-                    )
+                    if is_said(outages):
+                        facts = {"channel_id": self.channel_id, "reason": str(away), "retry_in": delay_s}
+                        self._tools.recorder.event("warning", "pass_deferred", **facts)
                     self._due_at = anyio.current_time()
                     await self.wait_out(delay_s)
         finally:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import anyio
 
-from poller.core.schedule import backoff_s
+from poller.core.schedule import backoff_s, is_said
 from poller.errors import Defer, PollerError
 
 _BACKOFF_FIRST_S, _BACKOFF_LAST_S = 0.5, 15.0
@@ -27,7 +27,8 @@ async def supervised(name: str, turn: Callable[[], Awaitable[float]], recorder: 
     """Call *turn* for ever; it returns the seconds until its next call.
 
     Outages (Defer) are waited out with capped backoff. Anything else is a bug of ours or a wrong schema: it is said,
-    and the loop goes on, because the other loops and the money must not depend on this one.
+    and the loop goes on, because the other loops and the money must not depend on this one. What lasts is said at
+    growing distance.
     """
     failures = 0
     while True:
@@ -37,12 +38,14 @@ async def supervised(name: str, turn: Callable[[], Awaitable[float]], recorder: 
         except Defer as away:
             failures += 1
             wait_s = backoff_s(failures, _BACKOFF_FIRST_S, _BACKOFF_LAST_S)
-            recorder.event("warning", "loop_deferred", loop=name, reason=str(away), retry_in=wait_s)
+            if is_said(failures):
+                recorder.event("warning", "loop_deferred", loop=name, reason=str(away), retry_in=wait_s)
         except Exception as failure:  # noqa: BLE001 - a supervision point
             failures += 1
             wait_s = backoff_s(failures, _BACKOFF_FIRST_S, _BACKOFF_LAST_S)
             said = {"reason": str(failure)} if isinstance(failure, PollerError) else {"exc_info": failure}
-            recorder.event("error", "loop_failed", loop=name, retry_in=wait_s, **said)
+            if is_said(failures):
+                recorder.event("error", "loop_failed", loop=name, failures=failures, retry_in=wait_s, **said)
         await anyio.sleep(wait_s)
 
 

@@ -375,8 +375,19 @@ async def test_lanes_are_walked_on_while_the_database_is_away() -> None:
         await site.beaten(4)
         assert (site.of(1).runs, len(site.walkers[1])) == (1, 1)
         assert not site.of(1).ended.is_set()
-        assert [name for name, _ in site.recorder.events] == ["renewal_deferred"] * 2
+        assert [name for name, _ in site.recorder.events] == ["renewal_deferred"] * 2 + ["renewal_restored"]
         group.cancel_scope.cancel()
+
+
+@within(LIMIT_S)
+async def test_a_long_outage_is_said_at_growing_distance_and_its_end_once() -> None:
+    site = Site(*[DatabaseAway("auth_failed")] * 9, beat(state(1)))
+    async with anyio.create_task_group() as group:
+        group.start_soon(site.fleet.run)
+        await site.beaten(13)
+        said = [(name, facts["failures"]) for name, facts in site.recorder.events]
+        group.cancel_scope.cancel()
+    assert said == [*(("renewal_deferred", count) for count in (1, 2, 4, 8)), ("renewal_restored", 9)]
 
 
 @within(LIMIT_S)

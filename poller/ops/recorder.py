@@ -17,6 +17,7 @@ _IDENTITY_REMEDY = (
     "nothing is written meanwhile: stop the server that is wrong; restart the daemon to accept the new one"
 )
 _REFUNDS_REMEDY = "ask the upstream whether these tasks really failed; if they did not: poller pause CHANNEL"
+_SAID_BY_ALL = frozenset({"loop_deferred", "pass_deferred"})
 _NOOPS = (Verdict.ALREADY, Verdict.FINAL, Verdict.MOVED, Verdict.GONE)
 
 
@@ -59,8 +60,7 @@ class Recorder:
             return
         held = self._repeats.admit("asked", channel_id, reason)
         if held is not None:
-            said = detail or _IN_WORDS.get(reason, reason.value.replace("_", " "))
-            facts = {"channel_id": channel_id, "error": said, "duration_s": duration_s}
+            facts = {"channel_id": channel_id, "error": detail or reason.in_words, "duration_s": duration_s}
             self._log.error("poll_failed", **facts, reason=reason.value, model=model or None, repeats=held or None)
 
     def unknown_word(self, channel_id: int, word: str, count: int) -> None:
@@ -281,7 +281,15 @@ class Recorder:
         self._log.info("poll_triggered", source=source)
 
     def event(self, level: str, name: str, **facts: object) -> None:
-        """Anything else worth a line; *level* is debug, info, warning or error."""
+        """Anything else worth a line; *level* is debug, info, warning or error.
+
+        What all loops and lanes would say alike while the database is away is said by one of them.
+        """
+        if name in _SAID_BY_ALL:
+            held = self._repeats.admit("deferred", str(facts.get("reason")).partition(" in ")[0])
+            if held is None:
+                return
+            facts["repeats"] = held or None
         writes = {"debug": self._log.debug, "info": self._log.info, "warning": self._log.warning}
         writes.get(level, self._log.error)(name, **facts)
 
@@ -289,12 +297,3 @@ class Recorder:
 def _named(task: Task) -> dict[str, object]:
     row = {"user_id": task.user_id, "channel_id": task.channel_id, "model": task.model}
     return {**row, "task_id": task.task_id, "task_pk": task.pk}
-
-
-_IN_WORDS = {
-    AskReason.CONNECT: "connect failed",
-    AskReason.TIMEOUT: "timeout",
-    AskReason.AUTH: "key refused",
-    AskReason.NO_CHANNEL: "no usable channel",
-    AskReason.CODE: "answered with a code that is not 0",
-}

@@ -222,3 +222,18 @@ def test_a_quarantined_task_is_named_for_the_person():
     told, lines, _ = recorder()
     told.quarantined(task(), "unknown_word", "said odd")
     assert "task_id=task-9 task_pk=9 reason=unknown_word" in lines.text[0]
+
+
+def test_what_every_loop_and_lane_says_of_one_outage_is_said_by_one_of_them():
+    told, lines, clock = recorder()
+    for second in range(40):
+        clock.now = 1000.0 + second
+        for loop in ("look", "guard"):
+            told.event("warning", "loop_deferred", loop=loop, reason=f"auth_failed: X 28P01 in {loop} at h:1")
+        told.event("warning", "pass_deferred", channel_id=3, reason="auth_failed: X 28P01 in start_pass at h:1")
+    assert [(event["event"], event["loop"], event.get("repeats")) for event in lines.events] == [
+        ("loop_deferred", "look", None),
+        ("loop_deferred", "look", 89),
+    ]
+    told.event("warning", "loop_deferred", loop="look", reason="disk_full: Y 53100 in queue at h:1")
+    assert len(lines.events) == 3
