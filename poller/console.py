@@ -94,11 +94,15 @@ class Console:
         return health
 
     async def status(self) -> dict[str, Any]:
-        """Everything that ``/status`` shows: this replica, and all lanes as the database has them."""
+        """Everything that ``/status`` shows: this replica, and all lanes as the database has them.
+
+        While that does not answer, ``fleet`` is empty and the checks say why.
+        """
+        checks = await self.checks()
         overview: Sequence[dict[str, Any]] = []
-        if self._leases is not None:
+        if self._leases is not None and checks.get("database") == "ok":
             overview = await self._leases.lanes_overview()
-        return {**self.state(), "checks": await self.checks(), "fleet": overview}
+        return {**self.state(), "checks": checks, "fleet": overview}
 
     def state(self) -> dict[str, Any]:
         """This replica's own view: lanes, breakers, memory; no database needed."""

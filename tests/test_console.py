@@ -24,3 +24,16 @@ async def test_a_channel_that_is_not_there_is_refused_and_nothing_written(make_d
         await getattr(console, verb)(999)
     assert await leases.lanes_overview() == []
     await getattr(console, verb)(None)
+
+
+async def test_the_status_of_a_replica_without_its_database_is_what_is_wrong(make_database, open_database):
+    database, told = await open_database(await make_database("main")), recorder()[0]
+    leases = Leases(database, load("main"), "r1", 15.0)
+    console = Console("r1", told, [52])
+    fleet = SimpleNamespace(lanes={}, has_beaten=True)
+    console.attach(fleet, leases, Watchman(database, load("main")))
+    assert (await console.status())["fleet"] == []
+    await database.close()
+    status = await console.status()
+    assert (status["replica"], status["fleet"]) == ("r1", [])
+    assert status["checks"]["database"].startswith("lost: ")

@@ -40,6 +40,8 @@ def fetch_json(url: str, path: str) -> dict[str, Any]:
         found = None
     if status != 200 or not isinstance(found, dict):
         said = _said(body)[:200]
+        if status == 503 and isinstance(found, dict) and "error" in found:
+            raise Unavailable(f"side port {path}: the replica is there, but cannot say: {said}")
         raise Unavailable(f"side port {path}: status {status}: {said}; is a poller running there?")
     return found
 

@@ -116,7 +116,8 @@ def sheets(told: Mapping[str, Any]) -> list[Sheet | str]:
         active = queue["submitted"] + queue["processing"]
         parts.append(f"open tasks: {active} (submitted {queue['submitted']}, processing {queue['processing']})")
         parts.append(f"longest time that one was not asked about: {waited}")
-    parts.append(_lanes(told["lanes"]))
+    is_readable = told.get("checks", {}).get("database", "ok") == "ok"
+    parts.append(_lanes(told["lanes"], "none" if is_readable else "not known while the database does not answer"))
     if "settled_today" in told:
         columns = ("outcome", "rule", "tasks>", "refunded>", "charged>")
         rows = [tuple(row[name.removesuffix(">")] for name in columns) for row in told["settled_today"]]
@@ -150,7 +151,7 @@ def _headline(told: Mapping[str, Any]) -> str:
     return f"{stamp(told['now_s'])}  profile {told['profile']}, {live} {'replica' if live == 1 else 'replicas'} live"
 
 
-def _lanes(lanes: Sequence[Mapping[str, Any]]) -> Sheet:
+def _lanes(lanes: Sequence[Mapping[str, Any]], empty: str) -> Sheet:
     columns = ("channel>", "state", "breaker", "limit>", "last pass>", "asked>", "failed>", "settled>", "holder")
     rows = []
     for lane in lanes:
@@ -161,7 +162,7 @@ def _lanes(lanes: Sequence[Mapping[str, Any]]) -> Sheet:
         rows.append(
             (lane["channel_id"], _state(lane), lane["breaker"], lane["concurrency"] or "-", last, *figures, holder)
         )
-    return Sheet("lanes", columns, rows)
+    return Sheet("lanes", columns, rows, empty)
 
 
 def _state(lane: Mapping[str, Any]) -> str:

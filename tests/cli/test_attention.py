@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from poller.cli.attention import attention
+from poller.errors import DatabaseAway
 from tests.cli.conftest import Run
 from tests.cli.test_commands import in_thread
 from tests.ops.test_server import Console, side_port
@@ -96,6 +97,26 @@ async def test_a_replica_tells_of_a_channel_that_its_last_pass_could_not_ask(pol
     async with side_port(Told()) as (client, _):
         ran = await in_thread(poller, "status", "--url", f"http://127.0.0.1:{client.base_url.port}")
     assert "channel 4: its last pass got no answer to its request; the log says why (poll_failed)" in ran.out
+
+
+async def test_a_replica_without_its_database_says_that_and_not_that_it_is_not_there(poller: Run):
+    class Told(Console):
+        async def status(self) -> dict:
+            if self.trouble:
+                raise self.trouble
+            return {"replica": "r1", "checks": {"database": "auth_failed: InvalidPasswordError"}, "fleet": []}
+
+    console = Told()
+    async with side_port(console) as (client, _):
+        url = f"http://127.0.0.1:{client.base_url.port}"
+        ran = await in_thread(poller, "status", "--url", url)
+        assert (ran.code, ran.err) == (0, "")
+        assert "\ndatabase: auth_failed: InvalidPasswordError\n" in ran.out
+        assert "lanes: not known while the database does not answer" in ran.out
+        console.trouble = DatabaseAway("auth_failed")
+        ran = await in_thread(poller, "status", "--url", url)
+    assert (ran.code, ran.out) == (69, "")
+    assert ran.err == "poller: side port /status: the replica is there, but cannot say: auth_failed\n"
 
 
 def test_a_pass_that_got_some_answers_is_no_trouble():
