@@ -6,12 +6,15 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
 import asyncpg
 import pytest
 
+from tests.cli.conftest import Ran, Run
+from tests.cli.test_commands import in_thread
 from tests.conftest import MakeDatabase
 from tests.e2e.harness import TERM, Daemon, clean_environment, ending, fetchval, seeded, settled, upstream
 
@@ -73,60 +76,76 @@ async def ran(dsn: str, *arguments: str, **settings: str) -> tuple[int, str, str
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
-async def test_a_clean_gateway_ends_with_0(make_database: MakeDatabase, profile_name: str):
-    code, out, err = await ran(await make_database(profile_name))
+Reconcile = Callable[..., Awaitable[Ran]]
+
+
+@pytest.fixture
+def reconcile(poller: Run) -> Reconcile:
+    """``code, out, err = await reconcile(dsn, "--apply")``, in this process."""
+
+    async def run(dsn: str, *arguments: str, **settings: str) -> Ran:
+        with anyio.fail_after(LIMIT_S):
+            return await in_thread(poller, "reconcile", *arguments, SQL_DSN=dsn, **settings)
+
+    return run
+
+
+async def test_a_clean_gateway_ends_with_0(make_database: MakeDatabase, reconcile: Reconcile, profile_name: str):
+    code, out, err = await reconcile(await make_database(profile_name))
     assert code == 0, err
     assert out.splitlines()[0] == "differences: none"
     assert f"profile {profile_name}: looked at 0 settlements" in out
 
 
-async def test_what_is_owed_is_listed_then_given_back_and_then_gone(make_database: MakeDatabase, profile_name: str):
+async def test_what_is_owed_is_listed_then_given_back_and_then_gone(
+    make_database: MakeDatabase, reconcile: Reconcile, profile_name: str
+):
     dsn = await make_database(profile_name)
     await history(dsn, profile_name, 300)
     owed = await fetchval(dsn, OWED.format(count=300))
     quota = "SELECT sum(quota)::bigint FROM users"
     before = int(str(await fetchval(dsn, quota)))
 
-    code, out, err = await ran(dsn)
+    code, out, err = await reconcile(dsn)
     assert code == 2, err
     assert re.search(rf"^owed +30 +{owed} +finished and never refunded", out, re.MULTILINE), out
     assert out.count("owed: pk=") == 20
     assert await fetchval(dsn, quota) == before
 
-    code, out, _ = await ran(dsn, "--json")
+    code, out, _ = await reconcile(dsn, "--json")
     told = json.loads(out)
     assert (code, told["is_clean"], told["profile"]) == (2, False, profile_name)
     assert told["classes"] == {"owed": {"count": 30, "quota": owed}}
     assert len(told["findings"]) == 30
     assert told["findings"][0].keys() == {"class", "task_pk", "task_id", "user_id", "channel_id", "quota", "detail"}
 
-    code, out, _ = await ran(dsn, "--apply", "--json")
+    code, out, _ = await reconcile(dsn, "--apply", "--json")
     told = json.loads(out)
     assert (code, told["is_clean"]) == (0, True)
     assert told["repaired"] == {"count": 30, "quota": owed}
     assert {each["repair"] for each in told["findings"]} == {"settled"}
     assert await fetchval(dsn, quota) == before + owed
 
-    code, out, _ = await ran(dsn, "--apply")
+    code, out, _ = await reconcile(dsn, "--apply")
     assert (code, out.splitlines()[0]) == (0, "differences: none")
     assert await fetchval(dsn, quota) == before + owed
 
 
 @pytest.mark.parametrize("lost", ["TRUNCATE logs", "DELETE FROM logs WHERE user_id = 0"])
 async def test_what_log_rows_cannot_tell_of_is_not_given_back_unless_a_person_says_so(
-    make_database: MakeDatabase, profile_name: str, lost: str
+    make_database: MakeDatabase, reconcile: Reconcile, profile_name: str, lost: str
 ):
     dsn = await make_database(profile_name)
     await history(dsn, profile_name, 100)
     await fetchval(dsn, lost)
     quota = "SELECT sum(quota)::bigint FROM users"
     before = await fetchval(dsn, quota)
-    code, out, err = await ran(dsn, "--apply")
+    code, out, err = await reconcile(dsn, "--apply")
     assert code == 2
     assert "--yes" in err
     assert "ambiguous" in out
     assert await fetchval(dsn, quota) == before
-    assert (await ran(dsn, "--apply", "--yes"))[0] == 0
+    assert (await reconcile(dsn, "--apply", "--yes"))[0] == 0
     assert await fetchval(dsn, quota) != before
 
 
@@ -152,7 +171,7 @@ async def test_runs_at_once_give_back_once(make_database: MakeDatabase, profile_
 
 
 async def test_beside_a_running_daemon_nothing_is_paid_twice(
-    make_database: MakeDatabase, profile_name: str, tmp_path: Path
+    make_database: MakeDatabase, reconcile: Reconcile, profile_name: str, tmp_path: Path
 ):
     from poller.demo import world
     from poller.demo.fates import Lives
@@ -166,7 +185,7 @@ async def test_beside_a_running_daemon_nothing_is_paid_twice(
         with ending(daemon):
             await daemon.says("database_opened")
             while await settled(dsn) < 300:
-                code, out, err = await ran(dsn, "--apply", "--yes", "--json")
+                code, out, err = await reconcile(dsn, "--apply", "--yes", "--json")
                 assert code in (0, 2), err
                 assert json.loads(out)["repaired"]["count"] == 0
             daemon.signal(TERM)
@@ -175,23 +194,27 @@ async def test_beside_a_running_daemon_nothing_is_paid_twice(
     wrong = [finding for finding in await world.check(connection, profile_name) if not finding.is_ok]
     await connection.close()
     assert not wrong
-    code, out, _ = await ran(dsn)
+    code, out, _ = await reconcile(dsn)
     assert code == 0, out
 
 
-async def test_since_takes_dates_and_lengths_of_time_and_nothing_else(make_database: MakeDatabase):
+async def test_since_takes_dates_and_lengths_of_time_and_nothing_else(
+    make_database: MakeDatabase, reconcile: Reconcile
+):
     dsn = await make_database("documented")
     await history(dsn, "documented", 100)
-    assert (await ran(dsn, "--since", "2026-01-01T00:01:00Z"))[1].count("owed: pk=") == 5
-    assert (await ran(dsn, "--since", "2099-01-01"))[0] == 0
-    assert (await ran(dsn, "--since", "20000d"))[0] == 2
+    assert (await reconcile(dsn, "--since", "2026-01-01T00:01:00Z"))[1].count("owed: pk=") == 5
+    assert (await reconcile(dsn, "--since", "2099-01-01"))[0] == 0
+    assert (await reconcile(dsn, "--since", "20000d"))[0] == 2
     for wrong in ("yesterday", "30", "-5d"):
-        code, _, err = await ran(dsn, f"--since={wrong}")
+        code, _, err = await reconcile(dsn, f"--since={wrong}")
         assert code == 64
         assert "expected a date" in err
 
 
-async def test_repairs_with_logs_elsewhere_are_logged_there_before_the_command_ends(make_database: MakeDatabase):
+async def test_repairs_with_logs_elsewhere_are_logged_there_before_the_command_ends(
+    make_database: MakeDatabase, reconcile: Reconcile
+):
     dsn, logs = await make_database("main"), await make_database("main", migrated=False)
     await history(dsn, "main", 100)
     connection = await asyncpg.connect(dsn)
@@ -203,7 +226,7 @@ async def test_repairs_with_logs_elsewhere_are_logged_there_before_the_command_e
         "INSERT INTO logs (user_id, type, quota, other, created_at) VALUES ($1, $2, $3, $4, $5)",
         [tuple(row.values()) for row in rows],
     )
-    code, out, _ = await ran(dsn, "--apply", "--yes", "--json", LOG_SQL_DSN=logs)
+    code, out, _ = await reconcile(dsn, "--apply", "--yes", "--json", LOG_SQL_DSN=logs)
     assert (code, json.loads(out)["repaired"]["count"]) == (0, 10)
     assert await there.fetchval("SELECT count(*) FROM logs WHERE user_id <> 0") == 100
     await there.close()
@@ -211,8 +234,8 @@ async def test_repairs_with_logs_elsewhere_are_logged_there_before_the_command_e
     assert await fetchval(dsn, "SELECT count(*) FROM poller.outbox") == 0
 
 
-async def test_a_database_that_is_away_ends_with_69():
-    code, _, err = await ran("postgresql://postgres@127.0.0.1:1/none?sslmode=disable")
+async def test_a_database_that_is_away_ends_with_69(reconcile: Reconcile):
+    code, _, err = await reconcile("postgresql://postgres@127.0.0.1:1/none?sslmode=disable")
     assert code == 69
     assert "database" in err
 
@@ -237,6 +260,7 @@ async def peak_kib(dsn: str) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
+@pytest.mark.parametrize("profile_name", ["documented", "main"])
 async def test_a_hundred_times_the_rows_need_no_more_memory(make_database: MakeDatabase, profile_name: str):
     peaks = []
     for count in (1_000, 100_000):

@@ -18,6 +18,9 @@ from poller.demo.embedded import Server
 from poller.demo.fates import Lives
 from poller.demo.simulator import Simulator
 from poller.postgres.statements import PROFILES, Statement, load, load_own
+from tests.cli.conftest import Run
+from tests.cli.conftest import poller as poller  # the fixture
+from tests.cli.test_commands import in_thread
 from tests.conftest import MakeDatabase
 from tests.e2e.harness import TERM, Daemon, assert_money_is_right, ending, fetchval, seeded, settled, upstream
 from tests.postgres.gateway import Gateway, open_store
@@ -124,7 +127,7 @@ async def gauges_are_fresh(daemon: Daemon) -> None:
 
 
 async def test_with_these_rights_a_person_can_do_their_work(
-    pg_server: Server, role: str, make_database: MakeDatabase, open_database, profile_name: str, tmp_path: Path
+    pg_server: Server, role: str, make_database: MakeDatabase, open_database, profile_name: str, poller: Run
 ):
     with anyio.fail_after(120):
         dsn = await make_database(profile_name)
@@ -136,24 +139,21 @@ async def test_with_these_rights_a_person_can_do_their_work(
         store = await open_store(await open_database(dsn), gateway)
         tasks = (await store.page(channel, 0, 10)).tasks
         await store.quarantine([(task, "deadline_hold", "") for task in tasks])
-        for number, command in enumerate(
-            (
-                ("status",),
-                ("tasks", "list"),
-                ("tasks", "list", "--quarantined"),
-                ("task", "job-1"),
-                ("tasks", "requeue", "job-1"),
-                ("tasks", "resolve", "job-2", "--refund", "--reason", "ticket 7"),
-                ("pause",),
-                ("resume",),
-                ("pause", str(channel)),
-                ("resume", str(channel)),
-                ("check",),
-            )
+        for command in (
+            ("status",),
+            ("tasks", "list"),
+            ("tasks", "list", "--quarantined"),
+            ("task", "job-1"),
+            ("tasks", "requeue", "job-1"),
+            ("tasks", "resolve", "job-2", "--refund", "--reason", "ticket 7"),
+            ("pause",),
+            ("resume",),
+            ("pause", str(channel)),
+            ("resume", str(channel)),
+            ("check",),
         ):
-            ran = Daemon(as_role(dsn, role), tmp_path / f"{number}.log", {}, command)
-            with ending(ran):
-                assert await ran.ended() == 0, ran.said()
+            ran = await in_thread(poller, *command, SQL_DSN=as_role(dsn, role))
+            assert ran.code == 0, ran
         assert await gateway.balance(user) == (1030, 5000 if profile_name == "fork" else 4970)
         who = await gateway.connection.fetchval("SELECT who FROM poller.operator_action ORDER BY id LIMIT 1")
         assert who.endswith(f" as {role}")
@@ -404,25 +404,23 @@ def test_keys_of_tokens_are_granted_only_where_the_reader_uncomments_it():
 
 
 async def test_a_role_without_the_right_to_migrate_says_what_to_do(
-    pg_server: Server, role: str, make_database: MakeDatabase, tmp_path: Path
+    pg_server: Server, role: str, make_database: MakeDatabase, poller: Run
 ):
     dsn = await make_database("main", migrated=False)
-    ran = Daemon(as_role(dsn, role), tmp_path / "log", {}, ("run", "--once"))
-    with ending(ran):
-        assert await ran.ended() == 78
-    assert "poller migrate --print" in ran.said()
+    ran = await in_thread(poller, "run", "--once", SQL_DSN=as_role(dsn, role))
+    assert ran.code == 78
+    assert "poller migrate --print" in ran.err
 
 
 async def test_ledger_rows_are_set_aside_by_the_owner_alone(
-    pg_server: Server, role: str, make_database: MakeDatabase, tmp_path: Path
+    pg_server: Server, role: str, make_database: MakeDatabase, poller: Run
 ):
     dsn = await make_database("main")
     apply(pg_server, dsn, role, file("main"))
     gateway = Gateway("main", dsn, await asyncpg.connect(dsn))
     await gateway.task(await gateway.user(), await gateway.channel())
     command = ("tasks", "requeue", "--set-ledger-aside", "--yes", "job-1")
-    ran = Daemon(as_role(dsn, role), tmp_path / "log", {}, command)
-    with ending(ran):
-        assert await ran.ended() == 77
-    assert "the owner of schema poller" in ran.said()
+    ran = await in_thread(poller, *command, SQL_DSN=as_role(dsn, role))
+    assert ran.code == 77
+    assert "the owner of schema poller" in ran.err
     await gateway.connection.close()
