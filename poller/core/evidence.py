@@ -14,6 +14,7 @@ from poller.core.model import Report, Secret
 _EVIDENCE_BYTES: Final = 2048
 _SHORTEST_SECRET: Final = 8
 _HIDDEN: Final = "***"
+_ESCAPED_ASCII: Final = rb"\u00"
 _PIECES: Final = re.compile("[^A-Za-z0-9]+")
 _LONGEST_NUMBER: Final = 320
 _SMALLEST_EXPONENT: Final = -308
@@ -88,11 +89,12 @@ def evidence_of(report: Report) -> str:
 
 
 def is_echoed(secret: Secret, body: bytes) -> bool:
-    """Whether *secret* may be somewhere in *body*, a JSON text: quick, and never wrong where it says no.
+    """Whether *secret* may be somewhere in *body*, a JSON text, in whatever way an encoder writes it: a quick look.
 
-    Its longest piece of letters and digits decides, for encoders differ in what else they escape.
+    Its longest piece of letters and digits decides, for encoders differ in what else they escape; one that escapes
+    those as well is taken to have written it.
     """
-    return max(_PIECES.split(secret.reveal()), key=len).encode() in body
+    return max(_PIECES.split(secret.reveal()), key=len).encode() in body or _ESCAPED_ASCII in body
 
 
 def redacted(report: Report, secrets: Iterable[Secret], known_words: Collection[str]) -> Report:

@@ -102,7 +102,8 @@ def _told_apart(tasks: dict[str, str]) -> tuple[str, str]:
     if "token_id" in tasks:
         raise Misconfigured(
             "schema: tasks.token_id exists: this is the first CustomPass fork (F0), which charged by other rules; its "
-            "tasks cannot be settled by this program: upgrade the gateway first"
+            "tasks cannot be settled by this program: upgrade the gateway first. Where that was done, and no task from "
+            "before is open any more, the column is a left-over: ALTER TABLE tasks DROP COLUMN token_id"
         )
     if "private_data" in tasks:
         return "main", "tasks.private_data exists"

@@ -162,6 +162,7 @@ def test_an_echoed_secret_is_taken_out_of_every_text() -> None:
         # As encoders do that mean their JSON to stand in a page: Go's, and .NET's with capitals.
         lambda each: each if each.isalnum() or each == "-" else f"\\u{ord(each):04x}",
         lambda each: each if each.isalnum() or each == "-" else f"\\u{ord(each):04X}",
+        lambda each: f"\\u{ord(each):04x}",
     ],
 )
 def test_an_echoed_secret_is_found_however_its_characters_are_escaped(escape: Callable[[str], str]) -> None:

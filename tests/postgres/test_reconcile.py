@@ -177,6 +177,18 @@ async def test_since_leaves_out_what_is_older(books: Books):
         assert kinds(await books.owed(since_s=since_s)) == {late: Class.OWED}
 
 
+async def test_a_log_row_in_microseconds_is_read_like_any_other(books: Books):
+    if books.profile == "documented":
+        pytest.skip("its times are no numbers")
+    with anyio.fail_after(LIMIT_S):
+        user, channel = await books.gateway.user(), await books.gateway.channel()
+        await books.refunded(user, await books.finished(user, channel), minute=10)
+        owed = await books.finished(user, channel)
+        await books.vouched()
+        await books.logs.execute("UPDATE logs SET created_at = created_at * 1000000 WHERE user_id = $1", user)
+        assert kinds(await books.owed()) == {owed: Class.OWED}
+
+
 async def test_what_is_owed_is_given_back_as_settling_would_have(books: Books):
     gateway = books.gateway
     with anyio.fail_after(LIMIT_S):

@@ -9,7 +9,8 @@ WITH refund AS (
         coalesce(
             substring(l.content FROM '任务ID: (.*?), 补偿 '), substring(l.content FROM '任务执行失败 (.*?)，补偿 ')
         ) COLLATE "C" AS key,
-        l.created_at::bigint * 1000000 AS at_us
+        -- Microseconds, written by somebody who took the column for that, would not fit.
+        least(l.created_at, 9000000000000)::bigint * 1000000 AS at_us
     FROM logs AS l
     WHERE l.type = 4 AND l.created_at >= $1::float8
 )

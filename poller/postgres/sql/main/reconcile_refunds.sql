@@ -18,7 +18,8 @@ WITH refund AS (
                 substring(l.content FROM '任务ID: (.*?), 补偿 '), substring(l.content FROM '任务执行失败 (.*?)，补偿 ')
             )
         END COLLATE "C" AS key,
-        l.created_at::bigint * 1000000 AS at_us
+        -- Microseconds, written by somebody who took the column for that, would not fit.
+        least(l.created_at, 9000000000000)::bigint * 1000000 AS at_us
     FROM logs AS l
     -- Text, and not always JSON.
     CROSS JOIN LATERAL (SELECT substring(l.other FROM '"task_id": ?("(?:[^"\\]|\\.)*")') AS quoted) AS named
