@@ -8,16 +8,22 @@ included, is as without one.
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
-from typing import Any
+from typing import Any, Final, cast
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from python_socks import ProxyError, ProxyType
 from python_socks.async_.asyncio import Proxy as SocksProxy
 
 from poller.upstream.dial import GuardedResolver, ProxyRefused, dial, guarded_socket
 from poller.upstream.target import Proxy
+
+_HEAD_BYTES: Final = 16 * 1024
+_ANSWERS_AT_ONCE: Final = 8
+"""There is one answer to a request, with a preliminary one before it perhaps, or a few."""
 
 
 class Connector(aiohttp.TCPConnector):
@@ -29,6 +35,7 @@ class Connector(aiohttp.TCPConnector):
 
     def __init__(self, *, resolver: AbstractResolver | None = None, **options: Any) -> None:
         super().__init__(resolver=resolver or GuardedResolver(), socket_factory=guarded_socket, **options)
+        self._factory = cast(Any, functools.partial(_Protocol, loop=self._loop))
 
     async def _get(self, *args: Any, **more: Any) -> Any:
         while (connection := await super()._get(*args, **more)) is not None:
@@ -44,6 +51,24 @@ class Connector(aiohttp.TCPConnector):
             # Closing it would wait, for ever perhaps, for upstream to read the rest of the request.
             transport.abort()
         super()._release(key, protocol, should_close=should_close)
+
+
+class _Protocol(ResponseHandler):
+    """Gives up on an upstream that sends preliminary answers (1xx) without end.
+
+    They are read as they come, thousands in one turn of the event loop, and every other lane waits for it.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        if self._payload is not None or len(data) <= _HEAD_BYTES:
+            super().data_received(data)
+            return
+        for start in range(0, len(data), _HEAD_BYTES):
+            super().data_received(data[start : start + _HEAD_BYTES])
+            if len(self._buffer) > _ANSWERS_AT_ONCE and self.transport is not None:
+                self.transport.abort()
+                self.set_exception(aiohttp.ClientPayloadError("too many answers"))
+                return
 
 
 class SocksConnector(Connector):

@@ -20,7 +20,8 @@ CATALOGUE = {
     "N02": "table",
     "N03": "table, test_half_an_answer_is_no_answer",
     "N04": "table, test_one_deadline_ends_what_read_time_outs_never_would",
-    "N05": "table, test_one_deadline_ends_what_read_time_outs_never_would",
+    "N05": "table, test_one_deadline_ends_what_read_time_outs_never_would,"
+    " test_preliminary_answers_without_end_are_given_up_at_once_and_a_few_are_not",
     "N06": "table, test_self_signed_certificate_is_refused_before_the_key_is_sent",
     "N07": "table, test_slow_name_servers_are_given_up_within_the_connect_deadline,"
     " test_connections_do_not_outlive_their_session",

@@ -46,6 +46,28 @@ async def failure_of(url: str, client: Client | None = None) -> AskFailed:
     return caught.value
 
 
+async def test_preliminary_answers_without_end_are_given_up_at_once_and_a_few_are_not() -> None:
+    """Reading them takes the loop as long as they come: whoever else asks would wait for it."""
+
+    async def floods(request: Request, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b"HTTP/1.1 102 P\r\n\r\n" * 5000)
+            await writer.drain()
+
+    async def hints(request: Request, writer: asyncio.StreamWriter) -> None:
+        hint = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" + hint * 3)
+        await good(request, writer)
+
+    async with FaultServer(floods) as server:
+        client = Client(channel_at(server.url), limits(task_timeout_s=30.0))
+        assert (await failure_of(server.url, client)).reason is AskReason.NETWORK
+    async with FaultServer(hints) as server:
+        client = Client(channel_at(server.url), limits())
+        assert (await client.ask(channel_at(server.url), ROUTE, ["t1"])).reports["t1"].word == "processing"
+        await client.aclose()
+
+
 async def test_refused_connection_is_a_connect_failure() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
