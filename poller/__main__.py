@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from typing import TypeGuard
 
 import click
 
@@ -14,6 +16,7 @@ from poller.cli import poller
 from poller.errors import DatabaseAway, Defer, PollerError
 
 _FRAMES = 6
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 def main() -> None:
@@ -33,8 +36,7 @@ def execute(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # Whoever read our output has left; without this the interpreter complains once more while it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 128 + signal.SIGPIPE
     except Exception as failure:  # noqa: BLE001 - the last supervision point
         return _told(failure)
@@ -58,12 +60,26 @@ def _told(failure: BaseException) -> int:
         for line in dict.fromkeys(line for error in errors for line in str(error).splitlines()):
             click.echo(f"poller: {redactor.clean(line)}", err=True)
         return exit_code(errors[0])
+    if unwritten := next((leaf for leaf in leaves if _is_of_output(leaf)), None):
+        _drop_output()
+        click.echo(f"poller: cannot write the output: {os.strerror(unwritten.errno or errno.EIO)}", err=True)
+        return os.EX_IOERR
     for leaf in leaves:
         frames = traceback.extract_tb(leaf.__traceback__)[-_FRAMES:]
         text = "".join([*traceback.format_list(frames), *traceback.format_exception_only(leaf)])
         click.echo(redactor.clean(text.rstrip()), err=True)
     click.echo("poller: this is a bug; please report it with the lines above", err=True)
     return os.EX_SOFTWARE
+
+
+def _is_of_output(error: BaseException) -> TypeGuard[OSError]:
+    """Whether what we print to cannot take it, say a full disk; files that we open ourselves have a name."""
+    return isinstance(error, OSError) and error.errno in _FULL and error.filename is None
+
+
+def _drop_output() -> None:
+    """Nobody takes our output; without this the interpreter complains once more while it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -168,3 +168,24 @@ async def test_each_pause_is_said_with_the_command_that_ends_it(site: Site, poll
     await run("resume")
     await run("resume", str(channel))
     assert await needs(site, poller) == [" nothing"]
+
+
+# -- said once --
+
+
+async def test_without_any_replica_that_is_said_once_and_not_of_each_lane(site: Site, poller: Run):
+    user, channel = await site.gateway.user(), await site.gateway.channel()
+    await site.gateway.task(user, channel, 450)
+    await site.gateway.connection.execute("UPDATE poller.replica SET seen_until = now() - interval '1 minute'")
+    # What a pass of ``run --once`` left: has_work as of its beat.
+    await site.gateway.connection.execute(
+        "INSERT INTO poller.lane (channel_id, has_work) VALUES ($1, true), (77, true)", channel
+    )
+    assert await needs(site, poller) == ["no replica is alive: nothing is polled (poller run)"]
+    await site.gateway.connection.execute("UPDATE poller.replica SET seen_until = now() + interval '1 minute'")
+    assert await needs(site, poller) == [f"channel {channel}: no replica holds its lane"]
+
+
+def test_a_pause_of_all_is_said_once_however_many_channels_there_are():
+    lanes = [lane(each, is_paused=True, is_all_paused=True, pause_reason="all lanes") for each in (1, 2, 3)]
+    assert said(*lanes) == ["all channels are paused (poller resume)"]

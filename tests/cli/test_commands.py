@@ -127,6 +127,19 @@ def test_a_reader_that_leaves_early_is_no_crash():
     assert "Exception ignored" not in ran.stderr
 
 
+@pytest.mark.parametrize("command", ["check --json", "--help", "migrate --print --profile main"])
+def test_a_full_disk_under_our_output_is_one_line_and_74(command: str):
+    ran = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m poller {command} > /dev/full"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": os.environ["PATH"]},
+    )
+    assert ran.returncode == 74
+    assert ran.stderr == "poller: cannot write the output: No space left on device\n"
+
+
 # -- the database --
 
 
