@@ -161,5 +161,6 @@ def _as_text(value: object) -> str | tuple[str, ...] | None:
 def _unknown(name: str, origin: str, known: Iterable[str]) -> str:
     # The prefix that all share would make any two names look alike.
     cores = {each.removeprefix(_PREFIX): each for each in sorted(known)}
-    near = difflib.get_close_matches(name.upper().removeprefix(_PREFIX), cores, n=1, cutoff=0.0)
-    return f"{name} ({origin}): no setting has this name, so it has no effect; did you mean {cores[near[0]]}?"
+    near = difflib.get_close_matches(name.upper().removeprefix(_PREFIX), cores, n=1)
+    hint = f"did you mean {cores[near[0]]}?" if near else "'poller check' lists those that there are"
+    return f"{name} ({origin}): no setting has this name, so it has no effect; {hint}"

@@ -239,6 +239,13 @@ def test_an_unknown_name_is_a_warning_that_names_the_nearest():
     assert "did you mean CUSTOM_PASS_POLL_INTERVAL?" in found.warnings[0]
 
 
+@pytest.mark.parametrize("name", ["CUSTOM_PASS_BOGUS", "CUSTOM_PASS_XYZZY"])
+def test_an_unknown_name_that_resembles_none_gets_no_suggestion(name: str):
+    (line,) = settings.load({"SQL_DSN": DSN, name: "3"}).warnings
+    assert "did you mean" not in line
+    assert line.startswith(f"{name} (environment): no setting has this name")
+
+
 def test_an_unknown_key_of_the_file_is_a_warning_too(tmp_path: Path):
     file = tmp_path / "poller.toml"
     file.write_text('log_levle = "info"\n')

@@ -39,6 +39,19 @@ class _Commands(click.Group):
         command: click.Command = getattr(importlib.import_module(f"poller.cli.{_MODULES[cmd_name]}"), cmd_name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as wrong:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], _MODULES, n=1)
+            if not near:
+                raise
+            raise click.UsageError(f"{wrong.message} Did you mean '{near[0]}'?", ctx) from wrong
+
 
 def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from poller.cli.numbers import Whole
+
 
 @click.command(short_help="All of it on this machine, nothing to set up.")
-@click.option("--tasks", type=click.IntRange(1, 1_000_000), default=2000, show_default=True, help="Tasks to seed.")
+@click.option("--tasks", type=Whole(1, 1_000_000), default=2000, show_default=True, help="Tasks to seed.")
 @click.option(
     "--profile",
     type=click.Choice(["documented", "fork", "main"]),

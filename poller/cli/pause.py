@@ -7,10 +7,11 @@ import functools
 import click
 
 from poller.cli.desk import who
+from poller.cli.numbers import Whole
 from poller.cli.reading import opened, read_settings
 from poller.errors import NoSuchChannel
 
-_channel = click.argument("channel", type=click.IntRange(min=0), required=False)
+_channel = click.argument("channel", type=Whole(min=0), metavar="[CHANNEL]", required=False)
 
 
 @click.command(short_help="Stop asking one channel, or all.")

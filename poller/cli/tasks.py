@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from poller.cli.desk import NotFound, Refused, desk, named, single, unaskable, who
+from poller.cli.numbers import Whole
 from poller.cli.reading import read_settings
 from poller.cli.reasons import meaning
 from poller.cli.sheet import Sheet, ago, show
@@ -35,8 +36,8 @@ def tasks() -> None:
 
 @tasks.command(name="list", short_help="Open tasks, or those in quarantine.")
 @click.option("--quarantined", is_flag=True, help="Only those in quarantine, longest wait first.")
-@click.option("--channel", type=click.IntRange(min=0), help="Only those of this channel.")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=200, show_default=True, help="At most so many.")
+@click.option("--channel", type=Whole(min=0), help="Only those of this channel.")
+@click.option("--limit", type=Whole(1, 100_000), default=200, show_default=True, help="At most so many.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON list instead of a table.")
 def list_(quarantined: bool, channel: int | None, limit: int, as_json: bool) -> None:
     """Tasks that are not settled; with --quarantined those that nobody asks about until somebody looked at them."""
@@ -107,10 +108,12 @@ def requeue(ids: tuple[str, ...], is_aside: bool, is_all: bool, is_sure: bool) -
     truncated or restored: that row is kept under a key of its own, on record. Never the row of the task itself. As the
     owner of schema poller. Exits with 1 when a task stays as it was.
     """
-    if bool(ids) == is_all:
-        raise click.UsageError("say the IDs, or --all" if is_aside else "say the IDs")
     if not is_aside and (is_all or is_sure):
         raise click.UsageError("--all and --yes go with --set-ledger-aside")
+    if ids and is_all:
+        raise click.UsageError("say the IDs or --all, not both")
+    if not ids and not is_all:
+        raise click.UsageError("say the IDs, or --all" if is_aside else "say the IDs")
     import anyio
 
     if is_aside:
@@ -136,9 +139,7 @@ async def _requeue(ids: tuple[str, ...]) -> int:
 @tasks.command(short_help="Settle an open task by hand, once, through the ledger.")
 @click.argument("name", metavar="ID")
 @click.option("--refund", is_flag=True, help="It failed: give everything back.")
-@click.option(
-    "--charge", type=click.IntRange(0, _LARGEST), help="It succeeded: keep this much quota of what was reserved."
-)
+@click.option("--charge", type=Whole(0, _LARGEST), help="It succeeded: keep this much quota of what was reserved.")
 @click.option("--as-reserved", is_flag=True, help="It succeeded: keep what was reserved.")
 @click.option("--reason", required=True, help="Why, for the records; a refunded task shows it to its owner.")
 def resolve(name: str, refund: bool, charge: int | None, as_reserved: bool, reason: str) -> int:

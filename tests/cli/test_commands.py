@@ -66,6 +66,28 @@ def test_wrong_usage_exits_with_64(poller: Run, arguments: tuple[str, ...]):
     assert "Usage: poller" in ran.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("chek",), "No such command 'chek'. Did you mean 'check'?"),
+        (("pause", "abc"), "'abc' is not a valid whole number."),
+        (("simulate", "--speed", "abc"), "'abc' is not a valid number."),
+        (("tasks", "requeue", "abc", "--all"), "--all and --yes go with --set-ledger-aside"),
+        (("tasks", "requeue", "abc", "--all", "--set-ledger-aside"), "say the IDs or --all, not both"),
+        (("tasks", "requeue", "--set-ledger-aside"), "say the IDs, or --all"),
+        (("tasks", "requeue"), "say the IDs"),
+    ],
+)
+def test_a_slip_is_answered_with_what_was_wrong_with_it(poller: Run, arguments: tuple[str, ...], said: str):
+    ran = poller(*arguments, SQL_DSN="postgres://nowhere:1/x")
+    assert ran.code == 64
+    assert ran.err.splitlines()[-1].endswith(f": {said}")
+
+
+def test_what_resembles_no_command_gets_no_suggestion(poller: Run):
+    assert "Did you mean" not in poller("xyzzy").err
+
+
 @pytest.mark.parametrize("command", [("run",), ("run", "--once"), ("migrate",), ("pause",), ("resume", "3")])
 def test_without_a_database_in_the_settings_a_command_exits_with_78_and_points_to_the_demo(
     poller: Run, command: tuple[str, ...]
@@ -312,5 +334,6 @@ def test_simulate_serves_until_it_is_told_to_stop():
 def test_simulate_on_a_taken_port_is_one_line_and_69(poller: Run):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ran = poller("simulate", "--port", str(taken.getsockname()[1]))
+        port = taken.getsockname()[1]
     assert ran.code == 69
-    assert ran.err.startswith("poller: simulate: cannot listen")
+    assert ran.err == f"poller: simulate: cannot listen on 127.0.0.1 port {port} (Address already in use)\n"
