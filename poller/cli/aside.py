@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import click
 
-from poller.cli.desk import Desk, desk, named, who
+from poller.cli.desk import Desk, called, desk, named, who
 from poller.cli.reading import read_settings
 from poller.errors import NotPermitted
 
@@ -53,7 +53,7 @@ async def set_aside(names: Sequence[str] | None, is_sure: bool) -> int:
                 done, left = done + is_done, left + (not is_done)
                 if names is not None or not is_done:
                     said = _SAID[each.verdict]
-                    click.echo(f"task {pks.get(each.pk, f'pk:{each.pk}')} (pk {each.pk}): {said}", err=not is_done)
+                    click.echo(f"{called(pks.get(each.pk, str(each.pk)), each.pk)}: {said}", err=not is_done)
         click.echo(f"{done} requeued, {left} left as they were")
     return os.EX_OK if is_all and not left else 1
 

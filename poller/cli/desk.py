@@ -67,6 +67,8 @@ async def desk(settings: Settings, purpose: str, *, patience_s: float = PATIENCE
 
 async def single(inspector: Inspector, name: str) -> int:
     """The primary key of the one task that *name* means. Raises NotFound, with the candidates where there are more."""
+    if not name.strip():
+        raise NotFound("an empty ID names no task")
     found = await inspector.find(name)
     if not found:
         raise NotFound(f"task {name}: not found")
@@ -86,6 +88,15 @@ async def named(inspector: Inspector, names: Sequence[str]) -> tuple[dict[int, s
             is_all = False
             click.echo(str(nothing), err=True)
     return pks, is_all
+
+
+def called(name: str, pk: int) -> str:
+    """A task as a person named it, with its key.
+
+    >>> called("job-1", 11), called("pk:11", 11), called("11", 11)
+    ('task job-1 (pk 11)', 'task pk:11', 'task pk:11')
+    """
+    return f"task pk:{pk}" if name in (str(pk), f"pk:{pk}") else f"task {name} (pk {pk})"
 
 
 def candidate(row: dict[str, Any]) -> str:

@@ -68,9 +68,18 @@ def ago(seconds: float | None) -> str:
 
 def stamp(epoch_s: float | None) -> str:
     """UTC, as the log writes it; ``-`` for none or for what is no time."""
-    if not epoch_s or not 0 < epoch_s < 253_402_300_800:
+    if not epoch_s or not is_time(epoch_s):
         return "-"
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch_s))
+
+
+def is_time(epoch_s: float) -> bool:
+    """Whether this is a time in seconds; milliseconds, say, are none.
+
+    >>> is_time(1_700_000_000), is_time(1_700_000_000_000), is_time(0), is_time(math.inf)
+    (True, False, False, False)
+    """
+    return 0 < epoch_s < 253_402_300_800
 
 
 def _escaped(sheet: Sheet) -> Sheet:

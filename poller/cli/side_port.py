@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from poller.errors import Unavailable
+from poller.errors import Misconfigured, Unavailable
 
 if TYPE_CHECKING:
     from poller.settings import Settings
@@ -26,7 +26,9 @@ class Reply(NamedTuple):
 
 
 def local_url(settings: Settings) -> str:
-    """Where a replica on this machine listens, by its settings."""
+    """Where a replica on this machine listens, by its settings. Raises Misconfigured where these do not tell."""
+    if not settings.metrics_port:
+        raise Misconfigured("METRICS_PORT: 0 takes any free port: set a fixed one, or name the replica's with --url")
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.metrics_host, settings.metrics_host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.metrics_port}"
 

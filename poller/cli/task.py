@@ -11,7 +11,7 @@ import click
 from poller.cli.desk import Desk, NotFound, desk, look_for_room, refunds_waiting, resuming, single
 from poller.cli.reading import read_settings
 from poller.cli.reasons import meaning
-from poller.cli.sheet import Sheet, ago, facts, show, stamp
+from poller.cli.sheet import Sheet, ago, facts, is_time, show, stamp
 from poller.core.channels import client_header
 from poller.core.evidence import clean_text
 from poller.errors import AskFailed
@@ -112,11 +112,17 @@ def _row(seen: Seen, lifetime_s: float) -> dict[str, object]:
         "progress": task.progress,
         "reserved" if seen.is_active else "quota": task.reserved,
         "used_quota": row["used"],
-        "submitted": f"{stamp(task.submitted_s)} ({ago(age_s)} ago)" if task.submitted_s > 0 else "unknown",
-        "deadline": deadline if seen.is_active and task.submitted_s > 0 else None,
+        "submitted": _submitted(task.submitted_s, age_s),
+        "deadline": deadline if seen.is_active and is_time(task.submitted_s) else None,
         "updated": stamp(row["updated_s"]),
         "fail_reason": clean_text(row["fail_reason"], 2048),
     }
+
+
+def _submitted(epoch_s: float, age_s: float) -> str:
+    if epoch_s <= 0:
+        return "unknown"
+    return f"{stamp(epoch_s)} ({ago(age_s)} ago)" if is_time(epoch_s) else f"{epoch_s:.0f}: no time in seconds"
 
 
 def _lane(lane: dict[str, Any] | None) -> dict[str, object] | str:

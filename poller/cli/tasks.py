@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from poller.cli.desk import NotFound, Refused, desk, named, single, unaskable, who
+from poller.cli.desk import NotFound, Refused, called, desk, named, single, unaskable, who
 from poller.cli.numbers import Whole
 from poller.cli.reading import read_settings
 from poller.cli.reasons import meaning
-from poller.cli.sheet import Sheet, ago, show
+from poller.cli.sheet import Sheet, ago, is_time, show
 from poller.core.model import Outcome, Settled, Settlement, Verdict
 from poller.errors import PollerError
 
@@ -64,7 +64,7 @@ def _cells(rows: list[dict[str, Any]]) -> list[tuple[object, ...]]:
             row["user_id"],
             row["action"],
             row["reserved"],
-            ago(row["now_s"] - row["submitted_s"]) if row["submitted_s"] else "-",
+            ago(row["now_s"] - row["submitted_s"]) if is_time(row["submitted_s"]) else "-",
             ago(row["now_s"] - row["quarantined_at_s"]) if row["quarantined_at_s"] else "-",
             _why(row),
         )
@@ -129,10 +129,10 @@ async def _requeue(ids: tuple[str, ...]) -> int:
         freed = await at.inspector.requeue(list(pks), who())
         for pk, name in pks.items():
             if pk in freed:
-                click.echo(f"requeued: task {name} (pk {pk}); asked about again with the next pass of its lane")
+                click.echo(f"requeued: {called(name, pk)}; asked about again with the next pass of its lane")
             else:
                 is_all = False
-                click.echo(f"task {name} (pk {pk}): not in quarantine", err=True)
+                click.echo(f"{called(name, pk)}: not in quarantine", err=True)
     return os.EX_OK if is_all else 1
 
 
@@ -161,10 +161,10 @@ def resolve(name: str, refund: bool, charge: int | None, as_reserved: bool, reas
     settled = anyio.run(functools.partial(_resolve, name, outcome, wanted, why))
     if settled.verdict is Verdict.SETTLED:
         kept = f"reserved={settled.reserved} charged={settled.charged} refunded={settled.refunded}"
-        click.echo(f"settled: task {name} (pk {settled.task.pk}) as {settled.outcome.value}, {kept}")
+        click.echo(f"settled: {called(name, settled.task.pk)} as {settled.outcome.value}, {kept}")
         return os.EX_OK
     said = _WHY_NOT[settled.verdict] + (f": {meaning(settled.reason)}" if settled.reason else "")
-    click.echo(f"task {name} (pk {settled.task.pk}): {said}", err=True)
+    click.echo(f"{called(name, settled.task.pk)}: {said}", err=True)
     return os.EX_TEMPFAIL if settled.verdict is Verdict.LOCKED else 1
 
 
@@ -179,10 +179,10 @@ async def _resolve(name: str, outcome: Outcome, charged: int | None, why: str) -
             raise NotFound(f"task {name}: not found")
         pk, person = seen.task.pk, who()
         if not seen.is_active:
-            raise NotFound(f"task {name} (pk {pk}): it is final already ({seen.task.state.value}); nothing moved")
+            raise NotFound(f"{called(name, pk)}: it is final already ({seen.task.state.value}); nothing moved")
         if charged is not None and not is_plausible(charged, seen.task.reserved):
             why = f"no gateway charges {charged} where {seen.task.reserved} was reserved"
-            raise Refused(f"task {name} (pk {pk}): {why}; nothing moved")
+            raise Refused(f"{called(name, pk)}: {why}; nothing moved")
         amount = "as reserved" if charged is None else str(charged)
         # Before and after: should this command die in between, it shows what was under way.
         await at.inspector.record(person, "resolve", pk, f"as {outcome.value}, charge {amount}: {why}")

@@ -299,6 +299,16 @@ def test_a_url_that_is_none_is_wrong_usage(poller: Run, url: str):
     assert poller("trigger", "--url", url).code == 64
 
 
+@pytest.mark.parametrize("command", ["trigger", "healthcheck"])
+def test_a_side_port_at_any_free_port_must_be_named(poller: Run, command: str):
+    ran = poller(command, METRICS_PORT="0")
+    assert ran.code == 78
+    assert ran.err == (
+        "poller: METRICS_PORT: 0 takes any free port: set a fixed one, or name the replica's with --url\n"
+    )
+    assert poller(command, "--url", "http://127.0.0.1:1", METRICS_PORT="0").code != 78
+
+
 def test_a_replica_that_is_not_there_is_not_live(poller: Run):
     ran = poller("healthcheck", "--url", "http://127.0.0.1:1")
     assert ran.code == 1

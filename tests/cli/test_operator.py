@@ -372,6 +372,34 @@ async def test_a_task_whose_time_is_no_time_is_shown_like_any_other(site: Site, 
         assert (ran.code, ran.err) == (0, "")
 
 
+@pytest.mark.parametrize("profile_name", ["fork", "main"])
+async def test_a_submit_time_in_milliseconds_is_shown_for_what_it_is(site: Site, poller: Run):
+    await seeded(site, 450)
+    await site.gateway.connection.execute("UPDATE tasks SET submit_time = 1700000000123")
+    told = json.loads((await in_thread(poller, "task", "job-1", "--json", SQL_DSN=site.gateway.dsn)).out)
+    assert told["row"]["submitted"] == "1700000000123: no time in seconds"
+    assert told["row"]["deadline"] is None
+    (line,) = [
+        line
+        for line in (await in_thread(poller, "tasks", "list", SQL_DSN=site.gateway.dsn)).out.splitlines()
+        if "job-1" in line
+    ]
+    assert line.split()[-2:] == ["-", "-"]
+
+
+async def test_a_task_named_by_its_key_is_called_by_it_once(site: Site, poller: Run):
+    _, _, (task,) = await seeded(site, 450)
+    for name in (f"pk:{task.pk}", str(task.pk)):
+        ran = await in_thread(poller, "tasks", "requeue", name, SQL_DSN=site.gateway.dsn)
+        assert ran.err == f"task pk:{task.pk}: not in quarantine\n"
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+async def test_an_empty_id_is_said_to_be_empty(site: Site, poller: Run, name: str):
+    ran = await in_thread(poller, "task", name, SQL_DSN=site.gateway.dsn)
+    assert (ran.code, ran.err) == (1, "poller: an empty ID names no task\n")
+
+
 async def test_a_task_that_is_not_there_exits_with_1(site: Site, poller: Run):
     for name in ("nothing", "99", "pk:99", "pk:x", "x\x00y", "9" * 40, "pk:-1", "½"):
         ran = await in_thread(poller, "task", name, SQL_DSN=site.gateway.dsn)
