@@ -26,12 +26,14 @@ def attention(told: Mapping[str, Any], interval_s: float) -> list[str]:
     for channel_id, why in unaskable.items():
         mend = f"mend its row, or settle them by hand: poller tasks list --channel {channel_id}"
         found.append(f"channel {channel_id}: nobody can be asked about its tasks: {why} ({mend})")
+    # Channel 0 is what tasks have that name none.
+    said_already = {*unaskable, *([0] if told.get("without_channel") else [])}
     for lane in told["lanes"]:
         name = f"channel {lane['channel_id']}"
         if waiting := refunds_waiting(lane):
             found.append(f"{name}: {waiting}")
-        is_asked = lane["channel_id"] not in unaskable
-        found += [f"{name}{said}" for said in _of_lane(lane, interval_s, is_asked, is_anybody_there)]
+        is_said = lane["channel_id"] in said_already
+        found += [f"{name}{said}" for said in _of_lane(lane, interval_s, is_said, is_anybody_there)]
     if lost := told.get("without_channel", 0):
         found.append(f"{lost} open {'task names' if lost == 1 else 'tasks name'} no channel: nobody can be asked")
     if held := sum(row["tasks"] for row in told.get("quarantine", [])):
@@ -41,20 +43,23 @@ def attention(told: Mapping[str, Any], interval_s: float) -> list[str]:
     return found
 
 
-def _of_lane(lane: Mapping[str, Any], interval_s: float, is_asked: bool, is_anybody_there: bool) -> Iterator[str]:
-    """What is wrong with one lane, at most one thing: what hides the others comes first."""
+def _of_lane(lane: Mapping[str, Any], interval_s: float, is_said: bool, is_anybody_there: bool) -> Iterator[str]:
+    """What is wrong with one lane, at most one thing: what hides the others comes first.
+
+    *is_said*: of this channel nobody can be asked, which was said already.
+    """
     counts = lane["pass_counts"]
     failed = counts.get("failed_requests", 0)
     if lane["is_paused"]:
         if lane["pause_reason"] != ALL_LANES:
             yield f" is paused: {lane['pause_reason'] or 'no reason given'} ({resuming(lane)})"
-    elif not lane["has_work"] or not is_asked:
+    elif is_said or not lane["has_work"]:
         return
     elif lane["breaker"] != "closed":
         yield f": its upstream does not answer, breaker {lane['breaker']}{_since(lane)}"
     elif failed and not counts.get("requests"):
-        requests = "its request" if failed == 1 else f"any of its {failed} requests"
-        yield f": its last pass got no answer to {requests}; the log says why (poll_failed)"
+        why = "its upstream is down or refuses, or its row is gone or has no key or address"
+        yield f": its last pass got no answer, {failed} failed: {why}; the log says which (poll_failed)"
     elif not lane["is_held"]:
         if is_anybody_there:
             yield ": no replica holds its lane"

@@ -182,5 +182,5 @@ def _refusal(error: BaseException, target: Target) -> PollerError:
     if isinstance(error, asyncpg.PostgresError) and error.sqlstate in _REFUSED_SETTINGS:
         named = _PARAMETER.search(str(error))
         which = f"its parameter {named[1]}" if named else "one of its parameters"
-        return Misconfigured(f"SQL_DSN: the server does not take {which}; what the server does not know goes out of it")
+        return Misconfigured(f"SQL_DSN: the server does not take {which}: mend it, or take it out")
     return failure
