@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from typing import TYPE_CHECKING
 
 import click
 
+from poller.cli.sheet import json_of
 from poller.errors import OtherGateway, PollerError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def check(as_json: bool) -> int:
         ]
         told = {"settings": listed, "faults": faults, "warnings": found.warnings, "notes": found.notes}
         told["suggestions"] = suggestions
-        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        click.echo(json_of(told))
         return os.EX_CONFIG if faults else os.EX_OK
     names = max(len(value.name) for value in found.values)
     width = min(60, max(len(value.shown) for value in found.values))

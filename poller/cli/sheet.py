@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -71,6 +72,23 @@ def stamp(epoch_s: float | None) -> str:
     if not epoch_s or not is_time(epoch_s):
         return "-"
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch_s))
+
+
+def json_of(value: object) -> str:
+    """*value* as JSON for every reader: what is no number in JSON, such as an infinite time, is null.
+
+    >>> json_of([1.5, math.inf]).split()
+    ['[', '1.5,', 'null', ']']
+    """
+    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def is_time(epoch_s: float) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import click
 from poller.cli.attention import attention
 from poller.cli.desk import Desk, desk, look_for_room, unaskable
 from poller.cli.reading import read_settings
-from poller.cli.sheet import Sheet, ago, show, stamp
+from poller.cli.sheet import Sheet, ago, json_of, show, stamp
 from poller.core import suggest
 from poller.errors import Unavailable
 
@@ -38,7 +37,7 @@ def status(url: str | None, as_json: bool) -> None:
         told = _from_replica(url)
     told["attention"] = attention(told, settings.poll_interval_s)
     if as_json:
-        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        click.echo(json_of(told))
     else:
         show(*sheets(told))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +10,7 @@ import click
 from poller.cli.desk import Desk, NotFound, desk, look_for_room, refunds_waiting, resuming, single
 from poller.cli.reading import read_settings
 from poller.cli.reasons import meaning
-from poller.cli.sheet import Sheet, ago, facts, is_time, show, stamp
+from poller.cli.sheet import Sheet, ago, facts, is_time, json_of, show, stamp
 from poller.core.channels import client_header
 from poller.core.evidence import clean_text
 from poller.errors import AskFailed
@@ -35,7 +34,7 @@ def task(name: str, as_json: bool) -> None:
 
     told = anyio.run(functools.partial(_explain, name))
     if as_json:
-        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        click.echo(json_of(told))
         return
     parts: list[Sheet | str] = []
     for title, lines in told.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from typing import Any
 
@@ -13,7 +12,7 @@ from poller.cli.desk import NotFound, Refused, called, desk, named, single, unas
 from poller.cli.numbers import Whole
 from poller.cli.reading import read_settings
 from poller.cli.reasons import meaning
-from poller.cli.sheet import Sheet, ago, is_time, show
+from poller.cli.sheet import Sheet, ago, is_time, json_of, show
 from poller.core.model import Outcome, Settled, Settlement, Verdict
 from poller.errors import PollerError
 
@@ -46,7 +45,7 @@ def list_(quarantined: bool, channel: int | None, limit: int, as_json: bool) -> 
     rows = anyio.run(functools.partial(_listed, quarantined, channel, limit + 1))
     is_cut, rows = len(rows) > limit, rows[:limit]
     if as_json:
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        click.echo(json_of(rows))
         return
     title = "tasks in quarantine" if quarantined else "open tasks"
     columns = ("pk>", "task", "channel>", "user>", "model", "reserved>", "age>", "held>", "why")

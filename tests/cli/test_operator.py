@@ -370,6 +370,8 @@ async def test_a_task_whose_time_is_no_time_is_shown_like_any_other(site: Site, 
     for command in (("task", "job-1"), ("tasks", "list"), ("status",)):
         ran = await in_thread(poller, *command, SQL_DSN=site.gateway.dsn)
         assert (ran.code, ran.err) == (0, "")
+        told = await in_thread(poller, *command, "--json", SQL_DSN=site.gateway.dsn)
+        json.loads(told.out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
 @pytest.mark.parametrize("profile_name", ["fork", "main"])
