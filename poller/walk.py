@@ -167,7 +167,7 @@ class Walk:
         if self._failure is not None:
             raise self._failure
         await self._hold_refused()
-        if self._turns.has_skipped:
+        if self._turns.has_skipped and self._lane.asker.is_probing:
             self._lane.walk_again(self._lane.asker.hold_s())
         if not self._is_over:
             self._lane.narrowing.end_pass()

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from tests.upstream.faults_server import Close, FaultServer, Request, answer_of, hangs, replies, reset, response
-from tests.upstream.rig import LIMIT_S, MakeRig, Rig
+from tests.upstream.rig import INTERVAL_S, LIMIT_S, MakeRig, Rig
 
 Stumble = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
 
@@ -125,8 +125,22 @@ async def test_a_dead_model_or_a_client_whose_token_fails_keeps_nobody_waiting(
         assert {await rig.state(pk) for pk in good} == {"SUCCESS"}
         # Those that were under way when the breaker opened, and hardly more than one probe each.
         assert len(server.requests) <= 10 + rig.lane(channel).asker.limit
-        # What was passed over is due as soon as upstream may be asked again, not after an interval.
-        assert rig.lane(channel)._due_at <= anyio.current_time() + 1
+        # Upstream answers again, so what was passed over waits for the next pass, and nobody is asked about too often.
+        assert rig.lane(channel)._due_at > anyio.current_time() + INTERVAL_S / 2
+
+
+async def test_a_pass_that_passed_some_over_and_ends_in_doubt_is_followed_by_one_as_soon_as_upstream_may_be_asked(
+    make_rig: MakeRig, hasty_breaker: None
+) -> None:
+    rig = await make_rig(batch_size=5)
+    async with FaultServer(replies(b"", "503 Unavailable")) as server:
+        channel = await rig.channel(server.url)
+        for model in ("one/submit", "two/submit"):
+            for _ in range(60):
+                await rig.task(channel, action=model)
+        await rig.walk(channel)
+        assert len(server.requests) <= 2 + 12  # those under way when the breaker opened, and a probe for each model
+        assert rig.lane(channel)._due_at < anyio.current_time() + 1
 
 
 @pytest.mark.parametrize("what", ["base_url", "key"])
