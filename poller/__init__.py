@@ -12,7 +12,7 @@ and make the bill right. ::
 =====================  ==============================================================================================
 ``fleet``              which channels this replica walks: leases in ``poller.lane``, judged by the database's clock
 ``lane``               one channel's loop and its pace
-``walk``               one pass: pages in pk order, batches side by side
+``walk``, ``sending``   one pass: pages in pk order, batches side by side, or one probe at a time
 ``inquiry``            one batch until all is known of it: halves of what is refused, the other keys of a channel
 ``asking``             how one lane asks: slots (``gate``), adaptive limit, retries, breaker
 ``batch``              one answer: decide on every task, write what was decided, money first

@@ -108,6 +108,10 @@ class Asker:
         """The next ask is a probe: it goes alone, and no other ask starts before it ends."""
         return self.breaker.state != "closed"
 
+    def is_held(self, route: Route) -> bool:
+        """Whether upstream wants the client of *route* left alone for now."""
+        return self._held.get(route, 0.0) > anyio.current_time()
+
     def stop(self) -> None:
         """Begin nothing new: what is in flight ends, what waits for its next try is given up."""
         self._stopping.set()
@@ -197,7 +201,7 @@ class Asker:
                 failure = AskFailed(AskReason.CIRCUIT_OPEN, "upstream is left alone for now")
                 self._say(route, ids, anyio.current_time(), failure)
                 raise failure
-            if self._held.get(route, 0.0) > anyio.current_time():
+            if self.is_held(route):
                 failure = AskFailed(AskReason.CIRCUIT_OPEN, "this client's tasks are left alone for now")
                 self._say(route, ids, anyio.current_time(), failure)
                 raise failure
@@ -222,11 +226,11 @@ class Asker:
 
     def _hold(self, route: Route, until: float) -> None:
         """Leave upstream alone, or only the client whose token went along: the wish may well be about that client."""
+        self._held = {other: ends for other, ends in self._held.items() if ends > anyio.current_time()}
         if route.client_token is None or len(self._held) >= _CLIENTS_HELD:
             self._not_before = max(self._not_before, until)
             self.has_news = True
         else:
-            self._held = {other: ends for other, ends in self._held.items() if ends > anyio.current_time()}
             self._held[route] = until
 
     def _say(self, route: Route, ids: Sequence[str], began_at: float, failed: AskFailed | None) -> None:

@@ -227,6 +227,9 @@ class Bench:
                 else:
                     said = f"usage comes to {priced.charged} where {task.reserved} was reserved"
                     judged.holds.append((task, "charge_implausible", said, priced.evidence))
+        if lost := sum(wish.data is None for wish in wishes):
+            # The evidence in the ledger has its beginning.
+            self._witness.anomaly(channel.id, "result_unstorable", lost)
         admitted, waiting = self._refunds.admit(wishes)
         if waiting:
             self._hold_back(channel, waiting, counts)

@@ -16,7 +16,7 @@ import anyio
 
 from poller.asking import Asker, Retrying, Upstream
 from poller.batch import Bench
-from poller.core.batches import Narrowing
+from poller.core.batches import Narrowing, Turns
 from poller.core.keys import LastPass
 from poller.core.model import Channel
 from poller.core.passes import PassCounts, Rules
@@ -63,10 +63,10 @@ class Lane:
         self.is_paused = False
         self.has_work = True
         self.last_counts = PassCounts()
-        self.refusals: dict[int, int] = {}
-        """By pk, passes in a row in which upstream refused the id alone."""
+        self.refusals: dict[int, tuple[int, float]] = {}
         self.last_pass: LastPass | None = None
         self.narrowing = Narrowing()
+        self.turns = Turns()
         self.asker = Asker(
             channel_id,
             gate=tools.gate,
@@ -103,9 +103,10 @@ class Lane:
         """Keep the pace of an earlier holder: the next pass is due in *in_s* seconds."""
         self._due_at = anyio.current_time() + in_s
 
-    def walk_again(self, in_s: float) -> None:
+    def walk_again(self, in_s: float, *, is_triggered: bool = False) -> None:
         """Start the next pass in *in_s* seconds, if it is not due before: this one left something undone."""
         self._due_at = min(self._due_at, anyio.current_time() + in_s)
+        self._is_triggered = self._is_triggered or is_triggered
 
     def set_flags(self, *, is_paused: bool, has_work: bool) -> None:
         """What the lane's row says now."""

@@ -8,18 +8,17 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup
 
-from poller import asking
-from poller.asking import Asker
+from poller import asking, sending
 from poller.batch import Bench, Tasks, Witness
-from poller.core.batches import Batch, Narrowing, Planner, Turns
+from poller.core import breaker
+from poller.core.batches import Batch, Planner
 from poller.core.keys import LastPass, is_search_due, seen_keys
 from poller.core.model import Channel, Policy, Route, Task
 from poller.core.passes import Page, PassCounts, Rules
-from poller.errors import AskReason, DatabaseAway, Defer, PollerError, Stop
+from poller.errors import AskReason, PollerError
 from poller.inquiry import Inquiry
+from poller.sending import Sender
 
-_ROOM_FOR_SETTLING = 4
-"""Batches that may be settling while the lane's requests go on; more would only queue before the database."""
 _REFUSALS = 3
 """Passes in a row in which an id must be refused alone, its neighbours answered, before it goes to a person: what lasts
 for seconds, such as a gateway that refuses while it restarts, says nothing about the id."""
@@ -44,29 +43,17 @@ class Recorder(Witness, asking.Recorder, Protocol):
     def event(self, level: str, name: str, **facts: object) -> None: ...
 
 
-class Walker(Protocol):
+class Walker(sending.Lane, Protocol):
     """What a pass needs of the lane that walks."""
 
-    channel_id: int
-    asker: Asker
-    refusals: dict[int, int]
-    """By pk, passes in a row in which the id was refused alone."""
+    refusals: dict[int, tuple[int, float]]
+    """By pk, in how many passes in a row the id was refused alone, and when the last of them began."""
     last_pass: LastPass | None
     """Of the passes that came to their end."""
-    narrowing: Narrowing
 
-    @property
-    def must_stop(self) -> bool: ...
-
-    def leave(self) -> None: ...
-
-    def walk_again(self, in_s: float) -> None: ...
+    def walk_again(self, in_s: float, *, is_triggered: bool = False) -> None: ...
 
     def asking_s(self) -> float: ...
-
-    async def wait_for_upstream(self) -> None: ...
-
-    async def save_breaker(self) -> None: ...
 
 
 class Walk:
@@ -111,11 +98,15 @@ class Walk:
             pass_number=self._number,
             narrowing=lane.narrowing,
         )
-        self._turns = Turns()
-        self._is_row_changed = False
-        self._workers = 0
-        self._worker_done = anyio.Event()
-        self._failure: PollerError | None = None
+        self._sender = Sender(
+            lane,
+            self._inquiry,
+            rules,
+            recorder,
+            counts=self.counts,
+            now_s=self._now_s,
+            is_row_changed=self._is_row_changed,
+        )
         self._clock_s = 0.0
         """Database time minus our monotonic clock, as of the last page."""
         self._began_s = 0.0
@@ -152,7 +143,7 @@ class Walk:
 
     @property
     def _is_over(self) -> bool:
-        return self._lane.must_stop or self._is_row_changed or self._failure is not None
+        return self._sender.is_over
 
     async def run(self) -> None:
         """Walk to the end, or until the lane must stop. Raises Defer when the database went away.
@@ -163,21 +154,29 @@ class Walk:
             try:
                 await self._feed(group)
             except PollerError as failure:
-                self._failure = self._failure or failure
-        if self._failure is not None:
-            raise self._failure
+                self._sender.failure = self._sender.failure or failure
+        if self._sender.failure is not None:
+            raise self._sender.failure
         await self._hold_refused()
-        if self._turns.has_skipped and self._lane.asker.is_probing:
-            self._lane.walk_again(self._lane.asker.hold_s())
+        if self._sender.has_new_row:
+            self._lane.turns.succeeded()
+            self._lane.walk_again(0.0, is_triggered=self._is_triggered)
         if not self._is_over:
+            if self._lane.turns.has_skipped and self._lane.asker.is_probing:
+                self._lane.walk_again(max(self._lane.asker.hold_s(), breaker.LAST_DELAY_S))
+            self._lane.turns.end_pass()
             self._lane.narrowing.end_pass()
             self._bench.end_pass(self._lane.channel_id, self.counts)
             seen = seen_keys(self._channel.keys, self._last)
-            self._lane.last_pass = LastPass(self._number, self._began_s, self._ended_at_pk, seen)
+            count = len(self._channel.keys)
+            self._lane.last_pass = LastPass(self._number, self._began_s, self._ended_at_pk, seen, count)
 
     def _is_search_due(self, task: Task) -> bool:
         last = self._last
         return last is None or self._is_searching or is_search_due(task, self._began_s, self._policy_now(), last)
+
+    async def _is_row_changed(self) -> bool:
+        return await self._source.channel(self._lane.channel_id) != self._row
 
     async def _feed(self, group: TaskGroup) -> None:
         planner = Planner(
@@ -199,81 +198,13 @@ class Walk:
             for task in page.tasks:
                 if self._channel.askable and task.upstream_id:
                     for batch in planner.add(task):
-                        await self._send(group, batch)
+                        await self._sender.send(group, batch)
                 else:
                     unaskable.append(task)
             await self._conclude_unasked(unaskable)
         for batch in planner.rest():
-            await self._send(group, batch)
+            await self._sender.send(group, batch)
         self._ended_at_pk = after_pk
-
-    async def _send(self, group: TaskGroup, batch: Batch) -> None:
-        """Hand a batch to workers, in parts that upstream can answer, when there is room for them.
-
-        While upstream is in doubt one probe goes at a time, and nothing else.
-        """
-        asker = self._lane.asker
-        rest: Batch | None = batch
-        while rest is not None and not self._is_over:
-            is_probe = asker.is_probing or asker.hold_s() > 0
-            if is_probe:
-                if not self._rules.is_patient:
-                    self.counts.failed_requests += 1
-                    self._lane.leave()
-                    return
-                if not self._turns.is_up(rest.route):
-                    await self._inquiry.conclude(rest, {}, self._now_s())
-                    return
-                await self._lane.wait_for_upstream()
-                await self._look_at_row()
-            else:
-                while self._workers >= asker.limit + _ROOM_FOR_SETTLING:
-                    self._worker_done = anyio.Event()
-                    await self._worker_done.wait()
-                is_probe = asker.is_probing
-            if self._is_over or asker.hold_s() > 0:
-                continue
-            part, rest = rest.cut(asker.size.now)
-            self._workers += 1
-            if is_probe:
-                asker.begin_probe()
-                await self._work(part, True)
-                if asker.is_probing:
-                    self._turns.failed(part.route)
-                await self._lane.save_breaker()
-            else:
-                group.start_soon(self._work, part, False)
-
-    async def _look_at_row(self) -> None:
-        """End the pass when the row of the channel changed while upstream was in doubt: that may be why it was."""
-        if await self._source.channel(self._lane.channel_id) != self._row:
-            self._is_row_changed = True
-            self._lane.walk_again(0.0)
-
-    async def _work(self, batch: Batch, is_probe: bool) -> None:
-        try:
-            await self._inquiry.ask(batch, is_probe=is_probe)
-        except (DatabaseAway, Stop) as failure:
-            self._failure = self._failure or failure
-        except Defer as refused:
-            # The database is there and takes the work of others: what is in this batch is due on the next pass.
-            self._say_failed(batch, "warning", reason=str(refused))
-        except Exception as bug:  # noqa: BLE001 - a supervision point
-            self._say_failed(batch, "error", exc_info=bug)
-        finally:
-            self._workers -= 1
-            self._worker_done.set()
-
-    def _say_failed(self, batch: Batch, level: str, **facts: object) -> None:
-        self.counts.failed_requests += 1
-        self._recorder.event(
-            level,
-            "batch_failed",
-            channel_id=self._lane.channel_id,
-            model=batch.route.model,
-            task_count=len(batch.tasks),
-            **facts,
-        )
 
     async def _hold_refused(self) -> None:
         """Leave to a person the ids that upstream refused alone, again and again, while it answered about others."""
@@ -281,8 +212,12 @@ class Walk:
         held = []
         for pk, (task, route, how) in self._inquiry.refused.items():
             if self._inquiry.is_answered(route):
-                refusals[pk] = self._lane.refusals.get(pk, 0) + (not self._is_triggered)
-                if refusals[pk] >= _REFUSALS:
+                count, counted_s = self._lane.refusals.get(pk, (0, 0.0))
+                # A pass may follow another one early; half an interval, because their paces differ by a little.
+                if not self._is_triggered and self._began_s - counted_s >= self._rules.interval_s / 2:
+                    count, counted_s = count + 1, self._began_s
+                refusals[pk] = (count, counted_s)
+                if count >= _REFUSALS:
                     held.append((task, _LONE_FAULT, f"upstream refuses this id: {how}"))
         self._lane.refusals = refusals
         if held:

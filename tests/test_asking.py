@@ -334,6 +334,16 @@ async def test_when_all_clients_are_to_wait_it_is_us_whom_upstream_means() -> No
 
 
 @within(LIMIT_S)
+async def test_clients_whose_wait_is_over_do_not_count_among_those_that_are_to_wait() -> None:
+    desk = Desk(fails(AskFailed(AskReason.RATE_LIMITED, retry_after_s=0.001)))
+    for number in range(300):
+        await desk.ask(route=ROUTE._replace(client_token=Secret(f"tok-{number % 101}"), token_header="X-T"))
+        await anyio.sleep(0.001)
+    assert desk.asker.hold_s() == 0
+    assert not desk.asker.is_held(ROUTE)
+
+
+@within(LIMIT_S)
 async def test_a_trigger_lifts_every_wait_for_one_probe() -> None:
     desk = Desk(fails(AskFailed(AskReason.RATE_LIMITED, retry_after_s=300.0)))
     await desk.ask()

@@ -70,6 +70,31 @@ async def test_a_usage_that_no_gateway_would_charge_goes_to_a_person_and_moves_n
     assert (await gateway.balance(user))[0] == 1000 + 250
 
 
+async def test_a_result_that_no_column_takes_is_settled_all_the_same_and_somebody_is_told(site, recorder):
+    gateway = site.gateway
+    user, channel_id = await gateway.user(), await gateway.channel()
+    await gateway.task(user, channel_id, 450)
+    (task,) = await site.tasks(channel_id)
+    channel = Channel(channel_id, 52, "", "http://127.0.0.1", (), WORDS, "")
+    report = Report(Kind.SAID, "completed", payload=b'{"task_id":"job-1","status":"completed","score":1e999}')
+    counts = PassCounts()
+    await Bench(site.store, recorder).conclude(
+        channel,
+        Batch(Route(MODEL, None, None, ""), {"job-1": [task]}),
+        {"job-1": report},
+        now_s=task.submitted_s + 60,
+        policy=POLICY,
+        is_triggered=False,
+        counts=counts,
+        lessons={},
+    )
+    assert counts.settled == 1
+    seen = {"kind": "result_unstorable"}
+    assert recorder.metrics.registry.get_sample_value("custompass_anomalies_total", seen) == 1
+    (row,) = await gateway.ledger()
+    assert "1e999" in row["evidence"]
+
+
 async def test_a_failed_word_gives_everything_back_and_a_task_without_a_report_stays_open(site, recorder):
     user, channel_id = await site.gateway.user(), await site.gateway.channel()
     for _ in range(2):

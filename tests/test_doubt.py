@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
+from poller.core import breaker
 from tests.upstream.faults_server import Close, FaultServer, Request, answer_of, hangs, replies, reset, response
 from tests.upstream.rig import INTERVAL_S, LIMIT_S, MakeRig, Rig
 
@@ -123,10 +124,58 @@ async def test_a_dead_model_or_a_client_whose_token_fails_keeps_nobody_waiting(
         good = [await rig.task(channel, properties=props("tok-good")), await rig.task(channel)]
         await rig.walk(channel)
         assert {await rig.state(pk) for pk in good} == {"SUCCESS"}
-        # Those that were under way when the breaker opened, and hardly more than one probe each.
-        assert len(server.requests) <= 10 + rig.lane(channel).asker.limit
+        # Those that were under way when the breaker opened, and a few probes of each of the two that are dead.
+        assert len(server.requests) <= 10 + rig.lane(channel).asker.limit + 2 * 4
         # Upstream answers again, so what was passed over waits for the next pass, and nobody is asked about too often.
         assert rig.lane(channel)._due_at > anyio.current_time() + INTERVAL_S / 2
+
+
+async def test_a_bad_id_that_is_all_there_was_keeps_nobody_waiting_who_comes_after_it(
+    make_rig: MakeRig, hasty_breaker: None
+) -> None:
+    rig = await make_rig()
+    async with FaultServer(stumbles_over("job-1", STUMBLES["500"])) as server:
+        channel = await rig.channel(server.url)
+        await rig.task(channel)
+        await rig.walk(channel, passes=6)
+        assert rig.lane(channel).asker.breaker.state == "open"
+        tasks = [await rig.task(channel) for _ in range(90)]
+        assert await passes_until_settled(rig, channel, tasks, 3) <= 2
+
+
+async def test_an_outage_after_which_one_id_is_bad_ends_for_all_others(make_rig: MakeRig, hasty_breaker: None) -> None:
+    is_up = False
+
+    async def comes_back(request: Request, writer: asyncio.StreamWriter) -> None:
+        is_good = is_up and "job-1" not in request.ids
+        writer.write(response(answer_of(request.ids, "completed")) if is_good else response(b"", "503 Unavailable"))
+
+    rig = await make_rig()
+    async with FaultServer(comes_back) as server:
+        channel = await rig.channel(server.url)
+        tasks = [await rig.task(channel) for _ in range(120)]
+        await rig.walk(channel, passes=6)
+        is_up = True
+        assert await passes_until_settled(rig, channel, tasks[1:], 12) <= 10
+
+
+async def test_while_all_clients_are_to_wait_no_pass_follows_another_at_once(
+    make_rig: MakeRig, hasty_breaker: None
+) -> None:
+    async def is_busy(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(b"", "503 Unavailable", ["Retry-After: 120"]))
+
+    rig = await make_rig("fork", batch_size=2)
+    async with FaultServer(is_busy) as server:
+        channel = await rig.channel(server.url)
+        for number in range(8):
+            inner = {"payload": {}, "token": f"tok-{number}", "headerKey": "X-Custom-Token"}
+            for _ in range(4):
+                await rig.task(channel, properties=json.dumps({"input": json.dumps(inner)}))
+        await rig.walk(channel)
+        assert rig.lane(channel).asker.breaker.state != "closed"
+        await rig.walk(channel)
+        assert rig.lane(channel)._due_at > anyio.current_time() + 0.9 * breaker.LAST_DELAY_S
 
 
 async def test_a_pass_that_passed_some_over_and_ends_in_doubt_is_followed_by_one_as_soon_as_upstream_may_be_asked(
@@ -139,7 +188,8 @@ async def test_a_pass_that_passed_some_over_and_ends_in_doubt_is_followed_by_one
             for _ in range(60):
                 await rig.task(channel, action=model)
         await rig.walk(channel)
-        assert len(server.requests) <= 2 + 12  # those under way when the breaker opened, and a probe for each model
+        # Those that were under way when the breaker opened, and a few probes of each.
+        assert len(server.requests) <= 10 + rig.lane(channel).asker.limit + 2 * 4
         assert rig.lane(channel)._due_at < anyio.current_time() + 1
 
 

@@ -21,7 +21,7 @@ from poller.settings import load
 from poller.wiring import rules
 from tests.bounded import within
 from tests.upstream.faults_server import FaultServer, Request, answer_of, good, replies, response
-from tests.upstream.rig import LIFETIME_S, MakeRig, Rig
+from tests.upstream.rig import INTERVAL_S, LIFETIME_S, MakeRig, Rig
 from tests.upstream.test_keys_at_work import NOT_FOUND_FAILS, at_least_one_interval_later
 
 LIMIT_S = 60.0
@@ -95,11 +95,17 @@ async def test_a_bad_id_is_found_its_neighbours_are_settled_and_at_last_it_goes_
         # Alone on its channel by now, nobody can tell whether it is the id or upstream: it stays.
         await rig.walk(channel, passes=3)
         assert await rig.watched() == []
-        for _ in range(3):
-            await rig.task(channel)
-            before = len(server.requests)
-            await rig.walk(channel)
-            assert len(server.requests) - before <= 3
+        for _ in range(2):
+            # Only what an interval lies between counts: passes may follow one another sooner.
+            for _ in range(2):
+                await rig.task(channel)
+                before = len(server.requests)
+                await rig.walk(channel)
+                assert len(server.requests) - before <= 3
+                assert await rig.watched() == []
+            rig.lane(channel).refusals = {pk: (n, s - INTERVAL_S) for pk, (n, s) in rig.lane(channel).refusals.items()}
+        await rig.task(channel)
+        await rig.walk(channel)
         (note,) = await rig.watched()
         assert (note["task_pk"], note["reason"]) == (tasks[2], "refused_alone")
         assert "upstream refuses this id" in note["detail"]
@@ -107,7 +113,7 @@ async def test_a_bad_id_is_found_its_neighbours_are_settled_and_at_last_it_goes_
         await rig.walk(channel)
         assert len(server.requests) == asked
     assert rig.gateway.profile == "main"
-    assert len(await rig.gateway.ledger()) == 10
+    assert len(await rig.gateway.ledger()) == 7 + 5
 
 
 @within(LIMIT_S)

@@ -11,7 +11,7 @@ from poller.cli.numbers import Whole
 from poller.cli.reading import opened, read_settings
 from poller.errors import NoSuchChannel
 
-_channel = click.argument("channel", type=Whole(min=0), metavar="[CHANNEL]", required=False)
+_channel = click.argument("channel", type=Whole(0, 2**63 - 1), metavar="[CHANNEL]", required=False)
 
 
 @click.command(short_help="Stop asking one channel, or all.")

@@ -35,7 +35,7 @@ def tasks() -> None:
 
 @tasks.command(name="list", short_help="Open tasks, or those in quarantine.")
 @click.option("--quarantined", is_flag=True, help="Only those in quarantine, longest wait first.")
-@click.option("--channel", type=Whole(min=0), help="Only those of this channel.")
+@click.option("--channel", type=Whole(0, 2**63 - 1), help="Only those of this channel.")
 @click.option("--limit", type=Whole(1, 100_000), default=200, show_default=True, help="At most so many.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON list instead of a table.")
 def list_(quarantined: bool, channel: int | None, limit: int, as_json: bool) -> None:

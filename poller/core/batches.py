@@ -16,6 +16,10 @@ _NARROWED: Final = 1000
 """Ids that are asked about in smaller batches at a time: beyond that, upstream has another trouble than bad ids."""
 _SKIPPED: Final = 1000
 """Batches passed over between two probes: an upstream that is dead as a whole shall not cost a walk over everything."""
+_PROBES: Final = 4
+"""Probes of one place in a pass: it must come to its end, or what is new on the lane would wait for all that is old."""
+_PLACES: Final = 1000
+_Place = tuple[Route, int | None]
 
 
 class Batch(NamedTuple):
@@ -64,8 +68,8 @@ class Narrowing:
 
     Over one id upstream may hang, break or drop the connection, just as it does when it is down. So what failed is
     asked about in halves on the next pass: the bad id stands alone after a few, and each of them answers for half of
-    its neighbours. Nothing is narrowed while nobody is answered, or the first good day after an outage would begin with
-    a request for each id.
+    its neighbours. Nothing is narrowed while nobody is answered and there are others to answer about, or the first good
+    day after an outage would begin with a request for each id.
 
     >>> narrowing, batch = Narrowing(), Batch(Route("m", None, None, ""), {"a": [], "b": []})
     >>> narrowing.failed(batch, [7, 8]), narrowing.end_pass(), narrowing.most(7), narrowing.most(9)
@@ -93,6 +97,10 @@ class Narrowing:
         self._failures += 1
         if len(self._failed) < _NARROWED:
             self._failed |= dict.fromkeys(pks, max(1, len(batch.tasks) // 2))
+
+    def passed_over(self) -> None:
+        """A batch was due in this pass, and nobody asked about it."""
+        self._failures += 1
 
     def end_pass(self) -> None:
         """All tasks had their turn: draw the conclusions."""
@@ -161,32 +169,68 @@ class Planner:
 
 
 class Turns:
-    """Who is asked about while upstream is in doubt and one probe goes at a time: after one that failed another route's
-    batch, so that a dead model, or a client whose token is no good, keeps no others waiting behind it.
+    """Who is asked about while upstream is in doubt and one probe goes at a time.
+
+    Routes take turns, and within a route its batches, from pass to pass: neither a dead model, nor a client whose token
+    is no good, nor one bad id at the front keeps others waiting behind it. Batches whose ids are asked about among
+    fewer others (*most*, see ``Narrowing``) are a route of their own here.
 
     >>> turns, dead, other = Turns(), Route("dead", None, None, ""), Route("other", None, None, "")
-    >>> turns.is_up(dead), turns.failed(dead), turns.is_up(dead), turns.is_up(other), turns.has_skipped
-    (True, None, False, True, True)
+    >>> turns.is_up(dead, None, 1), turns.is_up(other, None, 2), turns.failed(dead, None, 50)
+    (True, True, None)
+    >>> turns.is_up(dead, None, 51), turns.is_up(other, None, 99), turns.has_skipped
+    (False, True, True)
     """
 
     def __init__(self) -> None:
         self.has_skipped = False
-        self._dead: set[Route] = set()
+        """A batch was passed over in this pass."""
+        self._known: set[_Place] = set()
+        """Places of the last pass."""
+        self._seen: set[_Place] = set()
+        self._failures: dict[_Place, int] = {}
+        """Probes of this pass that failed."""
+        self._probed_to: dict[_Place, int] = {}
+        """The last pk of those that were probed in vain since upstream answered last."""
+        self._waiting: set[_Place] = set()
+        """Places of which some batch behind that had no turn yet."""
         self._skipped = 0
 
-    def is_up(self, route: Route) -> bool:
-        """Whether a batch of *route* may be the next probe; otherwise it is passed over in this pass."""
-        if route not in self._dead or self._skipped >= _SKIPPED:
-            self._skipped = 0
-            return True
+    def is_up(self, route: Route, most: int | None, first_pk: int) -> bool:
+        """Whether the batch that begins with *first_pk* may be the next probe; otherwise it is passed over now."""
+        place = (route, most)
+        if len(self._seen) < _PLACES:
+            self._seen.add(place)
+        if first_pk > self._probed_to.get(place, 0):
+            least = min((self._failures.get(each, 0) for each in self._known | self._seen), default=0)
+            failures = self._failures.get(place, 0)
+            if failures < _PROBES and (failures <= least or self._skipped >= _SKIPPED):
+                self._skipped = 0
+                return True
+            self._waiting.add(place)
         self._skipped += 1
         self.has_skipped = True
         return False
 
-    def failed(self, route: Route) -> None:
-        """A probe with a batch of *route* brought nothing."""
-        if len(self._dead) < _SKIPPED:
-            self._dead.add(route)
+    def failed(self, route: Route, most: int | None, last_pk: int) -> None:
+        """The probe with the batch that ends with *last_pk* brought nothing."""
+        if len(self._failures) < _PLACES:
+            place = (route, most)
+            self._failures[place] = self._failures.get(place, 0) + 1
+            self._probed_to[place] = last_pk
+
+    def succeeded(self) -> None:
+        """Upstream answers, or may do so now: who had a turn before is forgotten."""
+        self._failures.clear()
+        self._probed_to.clear()
+
+    def end_pass(self) -> None:
+        """All batches were up or passed over: those behind the last that was probed are up in the next pass."""
+        self._known, self._seen = self._seen, set()
+        self._probed_to = {place: pk for place, pk in self._probed_to.items() if place in self._waiting}
+        self._failures.clear()
+        self._waiting.clear()
+        self.has_skipped = False
 
 
 class BatchSize:

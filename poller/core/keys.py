@@ -53,6 +53,8 @@ class LastPass(NamedTuple):
     last_pk: int
     keys: tuple[Secret, ...]
     """Those that have been asked with, also such as are disabled by now: only a key that is new is worth a search."""
+    key_count: int
+    """How many of them were enabled."""
 
 
 def seen_keys(keys: tuple[Secret, ...], last: LastPass | None) -> tuple[Secret, ...]:
@@ -63,7 +65,7 @@ def seen_keys(keys: tuple[Secret, ...], last: LastPass | None) -> tuple[Secret, 
 
 def is_search_due(task: Task, began_s: float, policy: Policy, last: LastPass) -> bool:
     """Whether all keys are asked about *task* on a pass that began at *began_s*, should the usual one not know it."""
-    gap = math.ceil(len(last.keys) / _KEYS_A_PASS)
+    gap = math.ceil(last.key_count / _KEYS_A_PASS)
     if gap <= 1 or task.pk > last.last_pk:
         return True
     return _searches(task, began_s, policy, gap) != _searches(task, last.began_s, policy, gap)

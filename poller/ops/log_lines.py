@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from poller.core.model import Secret
 
@@ -32,7 +32,9 @@ _SCHEMES = re.compile(r"\b(bearer|basic|token)(\s+)[^\s\"',;]{4,}", re.IGNORECAS
 # Hidden, the bare address of a proxy would take parts of other addresses along that begin like it.
 _HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?"
 _ADDRESS = re.compile(rf"(?:postgres(?:ql)?|rediss?)://{_HOST}(?:/\w*)?|(?:https?|socks5h?)://{_HOST}/?")
-_DSN_PASSWORD = re.compile(r"\bpassword\s*=\s*(?:'((?:[^'\\]|\\.)*)'|(\S+))")
+_DSN_PASSWORD = re.compile(r"\b\w*password\s*=\s*(?:'((?:[^'\\]|\\.)*)'|((?:[^\s\\]|\\.)+))", re.IGNORECASE)
+_QUERY_PASSWORD = re.compile(r"[?&]\w*pass\w*=([^&#\s]*)", re.IGNORECASE)
+_URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
 _KEYS = re.compile(r"\bsk-[A-Za-z0-9_-]{8,}")
 _PAIRS = re.compile(
     r"\b(password|passwd|secret|api_?key|access_token|authorization)(\s*[=:]\s*)[^\s&\"',;]+", re.IGNORECASE
@@ -188,15 +190,17 @@ def _parts(value: str) -> set[str]:
     """The secret itself; of a URL or DSN also whatever may be a password, and nothing where it is a mere address."""
     if _ADDRESS.fullmatch(value):
         return set()
-    if "://" not in value:
-        return {value} | {re.sub(r"\\(.)", r"\1", quoted) or plain for quoted, plain in _DSN_PASSWORD.findall(value)}
+    if not _URL.match(value):
+        return {value} | {re.sub(r"\\(.)", r"\1", quoted or plain) for quoted, plain in _DSN_PASSWORD.findall(value)}
     found = {value}
+    passwords = set(_QUERY_PASSWORD.findall(value))
     try:
         url = urlsplit(value)
-        passwords = {url.password or ""} | {given for key, given in parse_qsl(url.query) if "pass" in key.lower()}
+        # What stands alone before the host of a proxy is a token, not a name.
+        passwords |= {url.password or "", "" if url.password or "sql" in url.scheme else url.username or ""}
     except ValueError:
-        passwords = set()
+        pass
     # What urlsplit misses when a password holds characters that should have been written as %XX.
     authority = value.partition("://")[2].rpartition("@")[0]
     passwords.add(authority.partition(":")[2])
-    return found | passwords | {unquote(password) for password in passwords}
+    return found | passwords | {decoded(each) for each in passwords for decoded in (unquote, unquote_plus)}

@@ -121,11 +121,54 @@ def test_only_so_many_ids_are_narrowed_at_a_time() -> None:
     assert sum(narrowing.most(pk) is not None for pk in range(5000)) == 1000
 
 
-def test_after_so_many_batches_that_were_passed_over_a_dead_route_is_probed_again() -> None:
-    turns, dead = Turns(), Route("dead", None, None, "")
-    turns.failed(dead)
-    assert [turns.is_up(dead) for _ in range(1001)].index(True) == 1000
-    assert not turns.is_up(dead)
+DEAD, OTHER = Route("dead", None, None, ""), Route("other", None, None, "")
+
+
+def probed(turns: Turns, *places: tuple[Route, int | None, int], good: int = 0) -> list[int]:
+    """First pks of the batches (of 10 pks each) that one pass probes; only the one from *good* on is answered."""
+    up = []
+    for route, most, first_pk in places:
+        if turns.is_up(route, most, first_pk):
+            up.append(first_pk)
+            if first_pk == good:
+                turns.succeeded()
+            else:
+                turns.failed(route, most, first_pk + 9)
+    turns.end_pass()
+    return up
+
+
+def test_a_dead_route_goes_on_from_pass_to_pass_where_it_stopped_and_begins_anew_at_its_end() -> None:
+    turns = Turns()
+    lane = [(DEAD, None, 1 + 10 * number) for number in range(6)]
+    assert [probed(turns, *lane) for _ in range(3)] == [[1, 11, 21, 31], [41, 51], [1, 11, 21, 31]]
+
+
+def test_routes_take_turns_wherever_they_stand_in_the_lane() -> None:
+    turns = Turns()
+    lane = [*((DEAD, None, 1 + 10 * number) for number in range(9)), (OTHER, None, 500)]
+    probed(turns, *lane)  # nobody knows of the other one yet
+    assert probed(turns, *lane) == [41, 500]
+    assert probed(turns, *lane) == [51, 500]
+
+
+def test_one_bad_id_at_the_front_keeps_nobody_of_its_route_waiting() -> None:
+    turns = Turns()
+    lane = [(DEAD, 1, 1), (DEAD, None, 11), (DEAD, None, 21)]
+    assert probed(turns, *lane, good=21)[-1] == 21
+    assert 11 in probed(turns, *lane, good=11)
+
+
+def test_the_only_batch_of_a_lane_is_probed_in_every_pass() -> None:
+    turns = Turns()
+    assert [probed(turns, (DEAD, None, 1)) for _ in range(3)] == [[1], [1], [1]]
+
+
+def test_an_answer_lets_everybody_begin_anew() -> None:
+    turns = Turns()
+    lane = [(DEAD, None, 1), (DEAD, None, 11)]
+    assert probed(turns, lane[0], lane[1], good=11) == [1, 11]
+    assert probed(turns, *lane) == [1, 11]
 
 
 def test_a_tasks_own_header_comes_before_that_of_the_channel() -> None:

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poller.core.keys import KeyRing, LastPass, digest_of, is_search_due, is_unknown, weaker
+from poller.core.keys import KeyRing, LastPass, digest_of, is_search_due, is_unknown, seen_keys, weaker
 from poller.core.model import ABSENT, NO_ANSWER, UNPROVEN, Kind, Policy, Report, Secret
 from poller.core.words import DEFAULT_WORDS
 from tests.core.test_batches import KEYS, task
@@ -108,11 +108,11 @@ def searches(key_count: int, starts_s: list[float], *, submitted_s: float = SUBM
     keys = tuple(Secret(f"key-{number}") for number in range(key_count))
     one = task(1, submitted_s=submitted_s)
     found = []
-    last = LastPass(0, starts_s[0] - 30.0, 0, keys)
+    last = LastPass(0, starts_s[0] - 30.0, 0, keys, len(keys))
     for number, began_s in enumerate(starts_s):
         if is_search_due(one, began_s, POLICY, last):
             found.append(began_s - submitted_s)
-        last = LastPass(number, began_s, 1, keys)
+        last = LastPass(number, began_s, 1, keys, len(keys))
     return found
 
 
@@ -147,3 +147,13 @@ def test_whatever_the_pace_searches_are_bounded_and_none_is_put_off_for_long(
     assert all(later - earlier <= 2 * gap_s + 300 for earlier, later in itertools.pairwise(ages))
     past = [start - submitted_s for start in starts if start - submitted_s >= POLICY.lifetime_s]
     assert not past or past[0] in ages
+
+
+def test_keys_that_are_disabled_by_now_make_no_search_rarer() -> None:
+    keys = tuple(Secret(f"key-{number}") for number in range(3))
+    former = LastPass(0, 0.0, 1000, tuple(Secret(f"old-{number}") for number in range(200)), 3)
+    seen = seen_keys(keys, former)
+    assert seen[:3] == keys
+    assert len(seen) == 3 + 100
+    last = LastPass(1, 30.0, 1000, seen, 3)
+    assert all(is_search_due(task(1), 60.0 + 30.0 * number, POLICY, last) for number in range(50))

@@ -235,6 +235,9 @@ def test_an_address_without_credentials_hides_nothing(address: str):
         "postgres://me:hunter2canary@127.0.0.1:1/x",
         "host=127.0.0.1 port=1 user=me password=hunter2canary",
         "host=127.0.0.1 port=1 user=me password='hunter2\\canary' dbname=x",
+        "postgres://127.0.0.1:1/x?user=me&sslpassword=hunter2canary",
+        "HOST=127.0.0.1 PASSWORD=hunter2canary",
+        "host=127.0.0.1 password='http://x' sslpassword=hunter2canary",
         "hunter2canary",
     ],
 )
@@ -244,6 +247,23 @@ def test_a_password_is_hidden_wherever_it_turns_up_and_the_address_is_not(value:
     line = redactor.clean(f"{value} then hunter2canary; then http://127.0.0.1:17486")
     assert "canary" not in line
     assert line.endswith("***; then http://127.0.0.1:17486")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("postgres://h/x?password=canary%40ary", "canary%40ary"),
+        ("postgres://h/x?password=canary%40ary", "canary@ary"),
+        ("postgres://h/x?password=canary+ary", "canary ary"),
+        ("http://tokencanary@proxy:3128", "tokencanary"),
+        (r"host=h password=it\'scanary", "it'scanary"),
+        ("host=h password='a://b canary'", "a://b canary"),
+    ],
+)
+def test_a_password_is_hidden_however_it_was_written(value: str, shown: str):
+    redactor = Redactor()
+    redactor.add(Secret(value))
+    assert redactor.clean(f"server says X{shown}X") == "server says X***X"
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,21 @@ async def test_tasks_that_became_final_without_our_ledger_betray_a_second_writer
         assert await watchman.foreign_finals(since_s) == [(3, 5, "t2")]
 
 
+async def test_what_a_former_task_with_the_same_key_was_held_for_counts_nowhere(dsn, open_database, profile_name):
+    with anyio.fail_after(30):
+        database, sql = await open_database(dsn), load(profile_name)
+        await add_tasks(dsn, profile_name, 3, status=ACTIVE[profile_name][0])
+        await run(
+            dsn,
+            "INSERT INTO poller.watch (task_pk, task_id, channel_id, quarantined_at, reason) VALUES "
+            "(1, 'former', 1, now(), 'user_gone'), (2, 't2', 1, now(), 'user_gone'), (3, NULL, 1, now(), 'user_gone')",
+        )
+        assert await Watchman(database, sql).quarantined() == 2
+        assert [row["pk"] for row in await database.fetch(sql.held, None, 10)] == [2, 3]
+        assert [row["tasks"] for row in await database.fetch(sql.held_reasons)] == [2]
+        assert [row["reason"] for row in await database.fetch(sql.open_tasks, None, 10)] == ["", *["user_gone"] * 2]
+
+
 @pytest.mark.parametrize("profile_name", ["fork", "main"])
 async def test_a_task_that_a_gateway_gave_up_without_a_finish_time_betrays_it_too(watchman, dsn, profile_name):
     """What a gateway does to all tasks of a channel that is gone: failed, no refund, no time of its end."""

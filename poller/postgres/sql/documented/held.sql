@@ -14,7 +14,7 @@ SELECT
     w.detail,
     extract(epoch FROM now())::float8 AS now_s
 FROM poller.watch AS w
-JOIN tasks AS t ON t.id = w.task_pk
+JOIN tasks AS t ON t.id = w.task_pk AND coalesce(w.task_id = coalesce(t.task_id, ''), true)
 WHERE w.quarantined_at IS NOT NULL
     AND ($1::bigint IS NULL OR w.channel_id = $1::bigint)
     AND t.platform = 'custompass' AND t.status IN ('submitted', 'processing')

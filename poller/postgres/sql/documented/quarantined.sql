@@ -5,6 +5,6 @@ FROM poller.watch
 WHERE quarantined_at IS NOT NULL
     AND EXISTS (
         SELECT FROM tasks
-        WHERE tasks.id = watch.task_pk
+        WHERE tasks.id = watch.task_pk AND coalesce(watch.task_id = coalesce(tasks.task_id, ''), true)
             AND platform = 'custompass' AND status IN ('submitted', 'processing')
     )

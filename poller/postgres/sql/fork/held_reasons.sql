@@ -8,7 +8,7 @@ SELECT
     sum(coalesce(t.quota, 0))::bigint AS reserved,
     extract(epoch FROM now() - min(w.quarantined_at))::float8 AS oldest_s
 FROM poller.watch AS w
-JOIN tasks AS t ON t.id = w.task_pk
+JOIN tasks AS t ON t.id = w.task_pk AND coalesce(w.task_id = coalesce(t.task_id, ''), true)
 WHERE w.quarantined_at IS NOT NULL
     AND t.platform = 'custompass' AND (t.status IS NULL OR t.status NOT IN ('SUCCESS', 'FAILURE'))
 GROUP BY w.channel_id, w.reason

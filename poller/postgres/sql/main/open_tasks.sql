@@ -22,5 +22,5 @@ FROM (
     ORDER BY t.channel_id, t.id
     LIMIT $2::bigint
 ) AS open
-LEFT JOIN poller.watch AS w ON w.task_pk = open.pk
+LEFT JOIN poller.watch AS w ON w.task_pk = open.pk AND coalesce(w.task_id = open.task_id, true)
 ORDER BY open.channel_id, open.pk
