@@ -4,7 +4,8 @@
 
 What goes wrong in schedule K follows from the seed and K alone. A campaign is green when no invariant was violated and
 every fault that its schedules claim to make really happened; what random schedules missed gets a schedule of its own.
-Exit code 0: green, 1: a violation, 3: inconclusive.
+A schedule that the rig itself did not carry to its checks is broken, and proves nothing.
+Exit code 0: green, 1: a violation, 3: inconclusive, 4: broken schedules.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ import anyio
 
 from tests.faults.abilities import abilities
 from tests.faults.ground import cluster_and_nursery
-from tests.faults.plan import Plan, focused, plan
+from tests.faults.plan import Plan, ability, all_claims, focused, plan
 from tests.faults.rig import Rig
 
-GREEN, RED, INCONCLUSIVE = 0, 1, 3
+GREEN, RED, INCONCLUSIVE, BROKEN = 0, 1, 3, 4
 _MAKE_UPS = 3
 """Schedules of its own that a missed claim gets at most."""
 _SCHEDULE_LIMIT_S = 240.0
@@ -48,6 +49,8 @@ class Tally:
     hits: Counter[str] = field(default_factory=Counter)
     claims: set[str] = field(default_factory=set)
     violations: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    """Schedules that the rig did not carry to their checks; nothing that happened in them is counted."""
     skipped: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     slowest_s: float = 0.0
@@ -62,6 +65,8 @@ class Tally:
     def code(self) -> int:
         if self.violations:
             return RED
+        if self.broken:
+            return BROKEN
         return INCONCLUSIVE if self.missed or not self.schedules or not self.settlements else GREEN
 
     def lines(self) -> list[str]:
@@ -93,10 +98,12 @@ class Tally:
             ),
             *(f"left out: {name}: {why}" for name, why in self.skipped.items()),
             *(f"never happened: {claim}" for claim in self.missed),
-            f"violations: {len(self.violations)}",
+            *(f"broken: {broken}" for broken in self.broken),
+            f"violations: {len(self.violations)}, broken schedules: {len(self.broken)}",
         ]
-        verdict = {GREEN: "green", RED: "RED", INCONCLUSIVE: "INCONCLUSIVE"}[self.code]
-        return [*said, verdict]
+        verdict = {GREEN: "green", RED: "RED", INCONCLUSIVE: "INCONCLUSIVE", BROKEN: "BROKEN"}[self.code]
+        left_out = f", but without {', '.join(sorted(self.skipped))}" if self.code == GREEN and self.skipped else ""
+        return [*said, verdict + left_out]
 
 
 class Campaign:
@@ -125,7 +132,9 @@ class Campaign:
         async with contextlib.AsyncExitStack() as stack:
             stands = [await stack.enter_async_context(_stand()) for _ in range(workers)]
             able, tally.skipped = abilities(stands[0][0])
-
+            if ability(claim) in tally.skipped:
+                tally.claims.add(claim)
+                return tally
             chosen = ((focused(tally.seed, n, claim) if claim else plan(tally.seed, n, able)) for n in numbers)
             await self._side_by_side(chosen, stands, give_up)
             for turn in range(_MAKE_UPS if makes_up and only is None and not claim else 0):
@@ -154,24 +163,24 @@ class Campaign:
         rig = Rig(made, cluster, nursery, self._folder)
         self._say(str(made))
         tally = self.tally
+        again = f"python -m tests.faults.campaign --seed {made.seed} --only {made.number}"
+        again += f" --claim '{made.about}'" if made.about else ""
+        tally.schedules += 1
+        tally.claims |= made.claims
         try:
             with anyio.fail_after(_SCHEDULE_LIMIT_S):
                 await rig.run()
-        except Exception as broken:  # noqa: BLE001 - a supervision point; a rig that breaks proves nothing
-            self._say("".join(traceback.format_exception(broken)))
-            rig.wrong.append(f"the rig broke: {broken!r}")
-        self._say(f"{made.number}: {rig.settlements} settlements, all done {rig.drained_s:.1f} s after the last fault")
-        tally.slowest_s = max(tally.slowest_s, rig.drained_s)
-        tally.schedules += 1
-        tally.settlements += rig.settlements
-        tally.hits.update(rig.hits)
-        tally.claims |= made.claims
+        except Exception as broken:  # noqa: BLE001 - a supervision point
+            tally.broken.append(f"schedule {made.number}: {broken!r}")
+            self._say(f"{''.join(traceback.format_exception(broken))}BROKEN: schedule {made.number}\n  again: {again}")
+        else:
+            self._say(f"{made.number}: {rig.settlements} settlements, done {rig.drained_s:.1f} s after the last fault")
+            tally.slowest_s = max(tally.slowest_s, rig.drained_s)
+            tally.settlements += rig.settlements
+            tally.hits.update(rig.hits)
         for wrong in rig.wrong:
-            again = f"--seed {made.seed} --only {made.number}"
-            if made.number >= 1_000_000:
-                again += f" --claim '{next(iter(made.claims))}'"
             tally.violations.append(f"schedule {made.number}: {wrong}")
-            self._say(f"VIOLATION in schedule {made.number}: {wrong}\n  again: python -m tests.faults.campaign {again}")
+            self._say(f"VIOLATION in schedule {made.number}: {wrong}\n  again: {again}")
 
     def _say(self, text: str) -> None:
         if self._is_talkative:
@@ -195,6 +204,8 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--results", type=Path, default=None, help="write the figures to this file as JSON")
     asked = parser.parse_args()
+    if asked.claim and asked.claim not in all_claims():
+        parser.error(f"--claim is one of: {', '.join(sorted(all_claims()))}")
     seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(2**31)
     folder = Path(tempfile.mkdtemp(prefix="poller-campaign-"))
     print(f"seed {seed}, logs in {folder}", flush=True)
@@ -217,7 +228,7 @@ def main() -> int:
             "machine": machine,
         }
         asked.results.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    if tally.code != RED:
+    if tally.code not in (RED, BROKEN):
         shutil.rmtree(folder, ignore_errors=True)
     return tally.code
 

@@ -40,7 +40,18 @@ WEIGHTS = {
 }
 """How often each fault is chosen, relative to the others."""
 
-HABITS = ("spend", "flush", "save", "sweep", "hold", "cross", "migrate", "delete")
+DEEDS = {
+    "spend": "gateway: spend",
+    "flush": "gateway: flush",
+    "save": "gateway: reopening",
+    "sweep": "gateway: sweep",
+    "hold": "gateway: hold",
+    "cross": "gateway: cross",
+    "migrate": "gateway: migrate",
+    "delete": "gateway: delete",
+}
+"""What a gateway does beside the daemons, and the deed that shows that it came to it."""
+HABITS = tuple(DEEDS)
 RARE = {
     "batch.remembered": "not_found",
     "batch.held": "hold",
@@ -69,6 +80,8 @@ OUTSIDE = {
     "balances moved": "redis",
 }
 """What is about something that only some gateways have outside of their database, and what that is."""
+ARRIVALS = ("lines elsewhere", "balances moved")
+"""What must arrive where a schedule has a place for it."""
 HANDED_OVER = "fleet.released"
 """Reached by a daemon that has all lanes when others come and want theirs."""
 _FROM_THE_START = {*RARE, HANDED_OVER}
@@ -104,14 +117,17 @@ class Plan:
     circumstances: frozenset[str]
     habits: tuple[str, ...]
     steps: tuple[Step, ...] = field(default=())
+    about: str = ""
+    """The claim that it was made for, where it was made for one."""
 
     @property
     def claims(self) -> frozenset[str]:
         """What a campaign with this schedule must have seen happen at least once."""
         faults = {step.fault for step in self.steps} - {"crash"}
         labelled = {f"crash at {step.label}" for step in self.steps if step.label}
-        outside = {claim for claim in ("lines elsewhere", "balances moved") if OUTSIDE[claim] in self.circumstances}
-        return frozenset(faults | labelled | outside | ({"pooler"} if self.is_pooled else set()))
+        outside = {claim for claim in ARRIVALS if OUTSIDE[claim] in self.circumstances}
+        deeds = {DEEDS[habit] for habit in self.habits}
+        return frozenset(faults | labelled | outside | deeds | ({"pooler"} if self.is_pooled else set()))
 
     def __str__(self) -> str:
         steps = ", ".join(
@@ -185,11 +201,24 @@ def plan(seed: int, number: int, able: frozenset[str]) -> Plan:
     )
 
 
+def all_claims() -> frozenset[str]:
+    """Everything that a schedule can claim."""
+    labelled = {f"crash at {label}" for label in labels()}
+    return frozenset(labelled | WEIGHTS.keys() - {"crash"} | set(DEEDS.values()) | {"pooler", *ARRIVALS})
+
+
+def ability(claim: str) -> str:
+    """What ``plan`` must be able to for *claim* to come true; mostly that is nothing special, or the claim itself."""
+    return "redis" if "redis" in (OUTSIDE.get(claim), RARE.get(claim.removeprefix("crash at "))) else claim
+
+
 def focused(seed: int, number: int, claim: str) -> Plan:
-    """A schedule about one claim, for the case that the random ones did not come to it."""
+    """A schedule about one of ``all_claims``, for the case that the random ones did not come to it."""
     label = claim.removeprefix("crash at ") if claim.startswith("crash at ") else ""
     fault = "crash" if label else claim if claim in WEIGHTS else "commit_cuts"
     circumstances = {table[name] for table, name in ((RARE, label), (OUTSIDE, claim)) if name in table}
+    habits = {"spend", *(habit for habit, deed in DEEDS.items() if deed == claim)}
+    habits |= {"delete"} if RARE.get(label) == "deletions" else set()
     chance = random.Random(f"{seed}/{number}/{claim}")
     at_s = 0.0 if label else 0.8
     return Plan(
@@ -201,8 +230,9 @@ def focused(seed: int, number: int, claim: str) -> Plan:
         connections=4,
         is_pooled=claim == "pooler",
         circumstances=frozenset(circumstances),
-        habits=("spend", "delete") if RARE.get(label) == "deletions" else ("spend",),
+        habits=tuple(habit for habit in HABITS if habit in habits),
         steps=(Step(at_s, fault, f"{seed}/{number}/0", label),),
+        about=claim,
     )
 
 

@@ -122,6 +122,16 @@ class Rig:
         await child.ended()
         return was_alive
 
+    async def stopped(self, child: Child) -> None:
+        """Wait for a daemon that was told to stop; it must end, and well."""
+        try:
+            code = await child.ended()
+        except TimeoutError:
+            self.wrong.append(f"a daemon that was told to stop went on: {child.said()[-600:]}")
+            return
+        if code:
+            self.wrong.append(f"a daemon that was told to stop ended with {code}: {child.said()[-600:]}")
+
     async def _bury(self) -> None:
         """Note which daemons killed themselves, and put others in their place."""
         for child in [child for child in self.alive if child.code is not None]:
@@ -264,9 +274,7 @@ class Rig:
             await child.says("daemon_started")
             child.signal(signal.SIGTERM)
         for child in self.alive:
-            code = await child.ended()
-            if code:
-                self.wrong.append(f"a daemon that was told to stop ended with {code}: {child.said()[-600:]}")
+            await self.stopped(child)
         with anyio.move_on_after(5):
             while await self.admin("SELECT FROM pg_stat_activity WHERE application_name LIKE 'poller/%'"):
                 if self.plan.is_pooled:

@@ -59,12 +59,12 @@ class Rival:
     async def _spend(self, db: asyncpg.Connection) -> None:
         """A user spends or tops up: one relative update."""
         user, delta = self._chance.randint(1, 48), self._chance.randint(-50, 50)
-        await self._move(db, "users", "quota", user, delta)
+        self.did["spend"] += await self._move(db, "users", "quota", user, delta)
 
     async def _flush(self, db: asyncpg.Connection) -> None:
         """Batched counters go out as relative updates, a row a statement, without a transaction around them."""
         for user in self._chance.sample(range(1, 49), 5):
-            await self._move(db, "users", "used_quota", user, self._chance.randint(0, 9))
+            self.did["flush"] += await self._move(db, "users", "used_quota", user, self._chance.randint(0, 9))
             if self._profile != "documented":
                 await self._move(db, "users", "request_count", user, 1)
                 await self._move(db, "tokens", "remain_quota", user, -self._chance.randint(0, 9))
@@ -89,7 +89,8 @@ class Rival:
             row["id"],
             *(row[name] for name in names),
         )
-        self.did["reopening" if before in _FINAL[self._profile] else "save"] += 1
+        self.did["save"] += before is not None
+        self.did["reopening"] += before in _FINAL[self._profile]
 
     async def _sweep(self, db: asyncpg.Connection) -> None:
         """The gateway's own time-out: compare and swap to failed, then the refund in statements of its own."""
@@ -152,7 +153,7 @@ class Rival:
             await db.execute("ALTER TABLE channels DROP COLUMN IF EXISTS inv_spare")
         except asyncpg.LockNotAvailableError:
             return
-        self.did["ddl"] += 1
+        self.did["migrate"] += 1
         await anyio.sleep(0.2)
 
     async def _delete(self, db: asyncpg.Connection) -> None:
@@ -165,7 +166,7 @@ class Rival:
             gone = await db.fetchval("DELETE FROM tasks WHERE id = $1 RETURNING id", pk)
             if gone:
                 await db.execute("INSERT INTO inv.operator (what, row_id) VALUES ('task.deleted', $1)", gone)
-                self.did["task_deleted"] += 1
+                self.did["delete"] += 1
         if self._chance.random() < 0.4:
             async with db.transaction():
                 gone = await db.fetchval("DELETE FROM users WHERE id = $1 RETURNING id", DELETED_USER)
@@ -174,7 +175,7 @@ class Rival:
                     self.did["user_deleted"] += 1
         await anyio.sleep(0.2)
 
-    async def _move(self, db: asyncpg.Connection, table: str, column: str, pk: int, delta: int) -> None:
+    async def _move(self, db: asyncpg.Connection, table: str, column: str, pk: int, delta: int) -> bool:
         async with db.transaction():
             moved = await db.fetchval(
                 f"UPDATE {table} SET {column} = coalesce({column}, 0) + $2 WHERE id = $1 RETURNING id", pk, delta
@@ -184,3 +185,4 @@ class Rival:
                     "INSERT INTO inv.operator (what, row_id, delta) VALUES ($1, $2, $3)", f"{table}.{column}", pk, delta
                 )
         self.did["move"] += bool(moved)
+        return bool(moved)

@@ -86,8 +86,8 @@ CATALOGUE = {
     "P14 nothing may be written": "test_a_daemon_that_may_write_no_file_settles_everything",
     "P15 cancelled clean-up": "test_draining_waits_no_longer_than_its_limit,"
     " test_cancelled_settlement_is_committed_whole_or_not_at_all",
-    "C01 wall clock steps": "clock",
-    "C02 replicas skewed": "clock",
+    "C01 wall clock steps": "clock, test_wall_clocks_that_are_wrong_and_jump_change_neither_leases_nor_money",
+    "C02 replicas skewed": "clock, test_wall_clocks_that_are_wrong_and_jump_change_neither_leases_nor_money",
     "C03 the database's clock jumps": "test_a_lease_from_the_future_is_one_whose_clock_was_set_back,"
     " test_a_database_whose_clock_leaps_two_hours_ahead_ends_no_young_task",
     "C04 the machine sleeps": "freeze",
