@@ -11,8 +11,8 @@ import anyio
 from poller.errors import Defer, NoSuchChannel
 from poller.fleet import Fleet
 
-_LIVE_S = 60.0
-"""Longer than every deadline that the renewal loop waits under."""
+_LIVE_S = 30.0
+"""How late the renewal loop may be: longer than it waits for anything, and what deploy/systemd gives the watchdog."""
 
 
 class Leases(Protocol):
@@ -64,7 +64,7 @@ class Console:
 
     def is_live(self) -> bool:
         """Whether the loops turn; an outage of the database or of an upstream is no reason to restart."""
-        return self.fleet is None or anyio.current_time() - self.fleet.turned_at < _LIVE_S
+        return self.fleet is None or anyio.current_time() - self.fleet.due_at < _LIVE_S
 
     def is_started(self) -> bool:
         """Whether the first leases were had."""

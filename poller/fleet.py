@@ -15,6 +15,8 @@ from poller.errors import Defer, PollerError
 from poller.lane import Lane
 
 _BACKOFF_LAST_S = 15.0
+_BEAT_LIMIT_S = 20.0
+"""A beat that takes longer has lost its leases, or hangs."""
 _SOUND_S = 60.0
 """A lane that ran for so long before it crashed had not been failing."""
 _HAND_BACK_LEAST_S = 5.0
@@ -109,8 +111,8 @@ class Fleet:
         renewal_s: float,
         start_delay_s: float,
     ) -> None:
-        self.turned_at = anyio.current_time()
-        """When the leases were last tried, successfully or not: a loop that hangs shows here."""
+        self.due_at = anyio.current_time()
+        """When the leases are to be tried next, or were to be and still are: a loop that hangs shows here."""
         self.has_beaten = False
         self._leases = leases
         self._open_lane = open_lane
@@ -143,9 +145,9 @@ class Fleet:
     async def _renew(self, group: TaskGroup) -> None:
         outages = 0
         while True:
-            self.turned_at = anyio.current_time()
+            self.due_at = anyio.current_time()
             try:
-                beat = await self._leases.beat(is_leaving=self._is_draining)
+                beat = await self._beat()
                 reach("fleet.beaten")
             except Defer as away:
                 outages += 1
@@ -160,9 +162,15 @@ class Fleet:
                 self.has_beaten = True
                 if not self._is_draining:
                     await self._follow(beat, group)
+            self.due_at = anyio.current_time() + wait_s
             with anyio.move_on_after(wait_s):
                 await self._wake.wait()
             self._wake = anyio.Event()
+
+    async def _beat(self) -> Beat:
+        with anyio.move_on_after(_BEAT_LIMIT_S):
+            return await self._leases.beat(is_leaving=self._is_draining)
+        raise Defer(f"no leases within {_BEAT_LIMIT_S:.0f} s")
 
     async def drain(self, limit_s: float) -> bool:
         """Let every lane finish what it asked about, then hand all leases back; True when all lanes ended in time.
@@ -193,6 +201,7 @@ class Fleet:
     async def _hand_all_back(self) -> None:
         tries = 0
         while True:
+            self.due_at = anyio.current_time()
             try:
                 await self._leases.release()
                 return

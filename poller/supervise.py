@@ -13,6 +13,7 @@ from poller.errors import Defer, PollerError
 
 _BACKOFF_FIRST_S, _BACKOFF_LAST_S = 0.5, 15.0
 _BEAT_S = 1.0
+_LAG_SAID_S = 1.0
 
 
 class Recorder(Protocol):
@@ -50,7 +51,7 @@ async def supervised(name: str, turn: Callable[[], Awaitable[float]], recorder: 
 
 
 async def beat(recorder: Recorder, is_live: Callable[[], bool], pat: Callable[[], object], pat_s: float | None) -> None:
-    """Measure how late the event loop wakes us, and pat the supervisor's watchdog while *is_live* says so.
+    """Measure and say how late the event loop wakes us, and pat the supervisor's watchdog while *is_live* says so.
 
     *pat_s* is the watchdog's pace in seconds; None when nobody watches.
     """
@@ -59,7 +60,10 @@ async def beat(recorder: Recorder, is_live: Callable[[], bool], pat: Callable[[]
         before = anyio.current_time()
         await anyio.sleep(_BEAT_S)
         now = anyio.current_time()
-        recorder.loop_lag(max(0.0, now - before - _BEAT_S))
+        lag_s = max(0.0, now - before - _BEAT_S)
+        recorder.loop_lag(lag_s)
+        if lag_s >= _LAG_SAID_S:
+            recorder.event("warning", "loop_blocked", duration_s=lag_s)
         if pat_s is not None and now >= pat_at and is_live():
             pat()
             pat_at = now + pat_s

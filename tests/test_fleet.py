@@ -126,7 +126,9 @@ class Recorder:
 class Site:
     """A fleet with the walkers that it opened, by channel, in order."""
 
-    def __init__(self, *beats: Beat | Exception, behave: Callable[[Walker], Any] | None = None) -> None:
+    def __init__(
+        self, *beats: Beat | Exception, behave: Callable[[Walker], Any] | None = None, renewal_s: float = 0.01
+    ) -> None:
         self.leases = Leases(*beats)
         self.recorder = Recorder()
         self.walkers: dict[int, list[Walker]] = {}
@@ -136,7 +138,7 @@ class Site:
             self._open,
             self.recorder,
             interval_s=INTERVAL_S,
-            renewal_s=0.01,
+            renewal_s=renewal_s,
             start_delay_s=0.0,
         )
 

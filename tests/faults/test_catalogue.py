@@ -77,7 +77,9 @@ CATALOGUE = {
     "P05 out of memory": "kills",
     "P06 few file descriptors": "test_a_daemon_with_few_file_descriptors_settles_everything",
     "P07 starved of CPU": "freeze, by SIGSTOP: a quota takes a control group of one's own",
-    "P08 event loop blocked": "test_a_replica_that_is_not_there_is_not_live, freeze",
+    "P08 event loop blocked": "freeze,"
+    " test_a_blocked_event_loop_is_measured_and_said_and_neither_live_nor_patted_meanwhile,"
+    " test_liveness_fails_half_a_minute_after_the_leases_should_have_been_renewed",
     "P09 twenty replicas at once": "test_twenty_replicas_that_start_at_once_settle_each_task_once",
     "P10 two versions": "test_a_schema_of_another_program_version_is_refused_with_the_remedy",
     "P11 one poison task": "test_odd_data_holds_no_money_back, test_poisoned_json_spoils_neither_the_page_nor_the_row",
