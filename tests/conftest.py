@@ -13,6 +13,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from hypothesis import settings
 
 from poller.core import breaker
 from poller.core.model import Secret
@@ -21,6 +22,10 @@ from poller.postgres.migrate import migrate
 from poller.postgres.pool import Database, open_pool
 from poller.postgres.statements import PROFILES
 from tests.upstream.rig import MakeRig, Rig, open_rig
+
+# No deadline for single examples: the machine may be busy with a database next door.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 SCHEMAS = Path(__file__).parent.parent / "poller" / "demo" / "schema"
 POOL: dict[str, Any] = {"max_open": 5, "max_idle": 1, "lifetime_s": 60.0, "application_name": "poller/test"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -268,6 +269,39 @@ async def test_sigterm_in_the_middle_of_asks_settles_them_and_exits_0_within_the
         with ending(last):
             assert await last.ended() == 0
     await assert_money_is_right(dsn, "documented")
+
+
+@pytest.mark.parametrize(("second", "code"), [(TERM, 143), (signal.SIGINT, 130)], ids=["TERM", "INT"])
+async def test_a_second_signal_ends_a_drain_at_once_and_loses_no_settlement(
+    make_database: MakeDatabase, tmp_path: Path, second: int, code: int
+) -> None:
+    troubles = {f"/ch{n}": Trouble(hanging=1.0) for n in (2, 3, 4)}
+    simulator = Simulator(lives=Lives(seed=6, shortest_s=0.0, typical_s=0.001, longest_s=0.01), troubles=troubles)
+    dsn = await make_database("fork", migrated=False)
+    async with upstream(simulator) as url:
+        await seeded(dsn, "fork", 200, url, simulator)
+        # Far longer than this test waits: what hangs would end neither by itself nor with the drain.
+        settings = dict.fromkeys(("CUSTOM_PASS_TASK_TIMEOUT", "CUSTOM_PASS_HTTP_TIMEOUT"), "10m")
+        daemon = Daemon(dsn, tmp_path / "log", {**settings, "CUSTOM_PASS_DRAIN_TIMEOUT": "10m"})
+        with ending(daemon), anyio.fail_after(LIMIT_S):
+            while not (simulator.in_flight and await settled(dsn)):
+                await anyio.sleep(0.01)
+            daemon.signal(TERM)
+            await daemon.says("daemon_draining")
+            assert daemon.process.poll() is None
+            daemon.signal(second)
+            assert await daemon.ended(20) == code
+            assert "daemon_aborted" in daemon.said()
+            assert "Traceback" not in daemon.said()
+        simulator.troubles.clear()
+        # Nobody handed the leases back: they and the replica's place would run out within seconds.
+        await fetchval(dsn, "UPDATE poller.lane SET lease_until = now()")
+        await fetchval(dsn, "DELETE FROM poller.replica")
+        last = Daemon(dsn, tmp_path / "last.log", {}, ("run", "--once"))
+        with ending(last):
+            assert await last.ended() == 0, last.said()
+    assert await settled(dsn) == 200
+    await assert_money_is_right(dsn, "fork")
 
 
 async def test_dry_run_says_what_it_would_settle_and_writes_nothing_not_even_a_schema(

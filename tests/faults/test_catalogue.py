@@ -72,7 +72,8 @@ CATALOGUE = {
     # -- process, clock
     "P01 kill at every labelled place": "crash, test_daemon_killed_at_a_label_leaves_nothing_half_done",
     "P02 random kills": "kills",
-    "P03 SIGTERM": "term, test_sigterm_in_the_middle_of_asks_settles_them_and_exits_0_within_the_drain_time",
+    "P03 SIGTERM": "term, test_sigterm_in_the_middle_of_asks_settles_them_and_exits_0_within_the_drain_time,"
+    " test_a_second_signal_ends_a_drain_at_once_and_loses_no_settlement",
     "P04 frozen past the lease": "freeze, test_a_frozen_replica_takes_nothing_back_when_it_wakes",
     "P05 out of memory": "kills",
     "P06 few file descriptors": "test_a_daemon_with_few_file_descriptors_settles_everything",
