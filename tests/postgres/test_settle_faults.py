@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import anyio
 import asyncpg
 import pytest
 
+from poller import crashpoints
 from poller.core.model import Advance, State, Task, Verdict
 from poller.errors import DatabaseAway, NotPermitted
 from poller.postgres import settle
@@ -285,6 +288,54 @@ async def test_serialization_failures_are_repeated(site, open_database):
             for place, store in enumerate(stores):
                 group.start_soon(settle_some, store, tasks[place::3])
     assert (await site.gateway.balance(owners[0]))[0] == 1200
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_a_serialization_failure_repeats_the_whole_transaction_and_nothing_else(site, open_database, level):
+    name = site.gateway.dsn.split("/")[3].partition("?")[0]
+    owners, _, tasks = await seeded(site, 2, 2)
+    await site.gateway.connection.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = '{level}'")
+    store = await open_store(await open_database(site.gateway.dsn), site.gateway)
+    rival = await asyncpg.connect(site.gateway.dsn)
+    reached: Counter[str] = Counter()
+    fates = []
+
+    async def settle_all() -> None:
+        fates.extend(await store.settle([failed(task) for task in tasks]))
+
+    crashpoints.watch(lambda label: reached.update([label]))
+    try:
+        with anyio.fail_after(LIMIT_S):
+            async with anyio.create_task_group() as group, rival.transaction():
+                await rival.execute("UPDATE users SET quota = quota + 1 WHERE id = $1", owners[0])
+                group.start_soon(settle_all)
+                await eventually(lambda: site.gateway.rows("SELECT 1 FROM pg_locks WHERE NOT granted"))
+    finally:
+        crashpoints.watch(None)
+        await rival.close()
+    assert verdicts(fates) == [("settled", "")] * 4
+    # Not in halves, and without giving up what else was to be written.
+    assert (reached["settle.begun"], reached["settle.committed"]) == (2, 1)
+    assert all([json.loads((await site.gateway.row("tasks", task.pk))["data"]) for task in tasks])
+    assert [(await site.gateway.balance(user))[0] for user in owners] == [1021, 1020]
+
+
+async def test_a_task_whose_serialization_failures_do_not_end_waits_alone(site):
+    owners, _, tasks = await seeded(site, 3, 1)
+    await site.gateway.connection.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE serialization_failure; RETURN NULL; END $$"
+    )
+    # At COMMIT, as a serializable transaction may be told.
+    await site.gateway.connection.execute(
+        "CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON tasks DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
+        f" WHEN (OLD.id = {tasks[1].pk}) EXECUTE FUNCTION refuse()"
+    )
+    fates = await site.store.settle([failed(task) for task in tasks])
+    assert verdicts(fates) == [("settled", ""), ("locked", "retry_tx"), ("settled", "")]
+    await site.gateway.connection.execute("DROP TRIGGER refuse ON tasks")
+    assert verdicts(await site.store.settle([failed(tasks[1])])) == [("settled", "")]
+    assert [(await site.gateway.balance(user))[0] for user in owners] == [1010] * 3
 
 
 # -- rivals ----------------------------------------------------------------------------------------------------------
