@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -26,6 +26,7 @@ STATEMENT_S = 30.0
 COMMAND_S = 10.0
 ACQUIRE_S = 5.0
 _RELEASE_S = 2.0
+_CUT_S = 1.0
 _CLOSE_S = 3.0
 _ELSEWHERE = frozenset({"read_only", "identity_changed"})
 """Reasons that mean that the address leads to another server now: every connection is made anew."""
@@ -33,8 +34,14 @@ _LINGER_S = 10.0
 """Connections above the idle limit stay for so long after they were last needed: a burst is seldom alone."""
 
 
-def _cut(connection: Any) -> None:
-    """End *connection* at once, whatever state it is in; its place in the pool is free afterwards."""
+async def _cut(connection: Any) -> None:
+    """End *connection* within a second, whatever state it is in; its place in the pool is free afterwards.
+
+    What the server still does for it is cancelled first, and that has to arrive: a session whose COMMIT waits for a
+    standby notices neither that we are gone nor any of its time-outs, and would stay for ever.
+    """
+    with anyio.move_on_after(_CUT_S, shield=True), contextlib.suppress(*THROWN):
+        await connection.close()
     with contextlib.suppress(asyncpg.InterfaceError):
         connection.terminate()
 
@@ -59,26 +66,26 @@ class Transaction:
 
         Raises DatabaseAway (the connection is then cut), StatementFailed, NotPermitted, Misconfigured.
         """
-        with self._guard(statement.name):
+        async with self._guard(statement.name):
             return await self._connection.fetch(statement.text, *args, timeout=self._left_s(timeout_s))  # type: ignore[no-any-return]
 
     async def run(self, name: str, script: str, *, timeout_s: float | None = None) -> None:
         """Run *script*, which may hold several statements and takes no parameters; *name* stands in errors."""
-        with self._guard(name):
+        async with self._guard(name):
             await self._connection.execute(script, timeout=self._left_s(timeout_s))
 
     def _left_s(self, timeout_s: float | None) -> float:
         left_s = self._deadline_s - asyncio.get_running_loop().time()
         return max(0.001, left_s if timeout_s is None else min(left_s, timeout_s))
 
-    @contextlib.contextmanager
-    def _guard(self, name: str) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def _guard(self, name: str) -> AsyncIterator[None]:
         try:
             yield
         except THROWN as error:
             failure = translated(error, statement=name)
             if isinstance(failure, DatabaseAway):
-                _cut(self._connection)
+                await _cut(self._connection)
             raise failure from error
 
 
@@ -166,13 +173,13 @@ class Database:
                     except BaseException as error:
                         thrown = error
                         if isinstance(error, DatabaseAway) or not isinstance(error, Exception):
-                            _cut(connection)
+                            await _cut(connection)
                         raise
                     is_commit_sent = _is_open(connection)
             except THROWN as error:
                 if error is thrown:
                     raise
-                _cut(connection)
+                await _cut(connection)
                 if thrown is not None:
                     # ROLLBACK failed, or found the connection cut: what happened in the block is the news.
                     raise thrown from thrown.__cause__
@@ -193,7 +200,7 @@ class Database:
                 await session.fetch(self._own.no_limits)
                 yield session
             finally:
-                _cut(connection)
+                await _cut(connection)
 
     def sizes(self) -> dict[str, int]:
         """Connections by state: ``open`` (all), ``idle``, ``in_use``, and the limit ``max``."""
@@ -217,7 +224,7 @@ class Database:
                 yield connection
             except BaseException as error:
                 if isinstance(error, DatabaseAway) or not isinstance(error, Exception):
-                    _cut(connection)
+                    await _cut(connection)
                 raise
             finally:
                 await self._release(connection)
@@ -239,7 +246,7 @@ class Database:
                 raise translated(error, statement=f"{name} at {self._address}") from error
             if not self.server.is_left_behind(connection.identity):
                 return connection
-            _cut(connection)
+            await _cut(connection)
 
     def _is_surplus(self, opened_s: float) -> bool:
         """Whether a connection that nobody uses any more is too old, or one too many after a quiet while."""
@@ -259,4 +266,4 @@ class Database:
             else:
                 await self._pool.release(connection, timeout=_RELEASE_S)
         except THROWN:
-            _cut(connection)
+            await _cut(connection)

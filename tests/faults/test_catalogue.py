@@ -30,7 +30,8 @@ CATALOGUE = {
     " test_a_promotion_is_followed_and_its_old_primary_is_not_gone_back_to,"
     " test_another_server_behind_a_pooler_is_never_written_to",
     "D11 connected to a standby": "read_only, test_a_read_only_server_is_no_server_to_settle_on",
-    "D12 every COMMIT hangs": "commit_waits",
+    "D12 every COMMIT hangs": "commit_waits,"
+    " test_while_every_commit_hangs_deadlines_end_each_and_connections_stay_few_and_all_heals_exactly",
     "D13 disk full": "full_disk",
     "D14 WAL full, I/O error": "full_disk, an EIO takes strace: not made here",
     "D15 no connections left": "exhaustion",
@@ -39,7 +40,9 @@ CATALOGUE = {
     "D18 the gateway holds a row": "hold,"
     " test_task_behind_a_held_row_waits_for_the_next_pass_and_its_neighbours_settle",
     "D19 deadlock": "cross, test_deadlock_costs_a_task_nothing_of_what_was_to_be_written",
-    "D20 serialization failure": "test_serialization_failures_are_repeated",
+    "D20 serialization failure": "test_serialization_failures_are_repeated,"
+    " test_a_serialization_failure_repeats_the_whole_transaction_and_nothing_else,"
+    " test_a_task_whose_serialization_failures_do_not_end_waits_alone",
     "D21 time-outs of the server": "test_a_session_carries_its_name_its_limits_and_any_time_zone",
     "D22 DDL under prepared statements": "migrate",
     "D23 columns missing": "test_the_first_fork_is_refused, test_no_gateway_at_all_is_said_to_be_none",

@@ -35,6 +35,8 @@ from tests.ops.things import recorder
 from tests.postgres.gateway import Gateway, open_store
 
 LIMIT_S = 120
+DEADLINE_S = 0.5
+"""Of everything that is awaited of a database or cache, where a test hurries."""
 WAYS = ("terminate", "cut request", "cut reply", "cancel", "time-out")
 LABELS = labels()
 MONEY = tuple(label for label in LABELS if label.startswith("settle.") and label not in RARE)
@@ -95,9 +97,9 @@ def interrupt(label: str, way: str, at: Stand, cancel: Callable[[], object]) -> 
 
 def hurry(monkeypatch) -> None:
     """Make deadlines short, so that a connection that hangs is noticed soon."""
-    monkeypatch.setattr(Transaction, "_left_s", lambda _self, _timeout_s: 0.5)
-    monkeypatch.setitem(open_pool.__kwdefaults__, "command_timeout_s", 0.5)
-    monkeypatch.setattr("poller.cache.redis._ANSWER_S", 0.5)
+    monkeypatch.setattr(Transaction, "_left_s", lambda _self, _timeout_s: DEADLINE_S)
+    monkeypatch.setitem(open_pool.__kwdefaults__, "command_timeout_s", DEADLINE_S)
+    monkeypatch.setattr("poller.cache.redis._ANSWER_S", DEADLINE_S)
 
 
 def test_labels_are_where_the_daemon_acts_and_each_stands_once():
