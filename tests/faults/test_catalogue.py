@@ -43,7 +43,9 @@ CATALOGUE = {
     "D20 serialization failure": "test_serialization_failures_are_repeated,"
     " test_a_serialization_failure_repeats_the_whole_transaction_and_nothing_else,"
     " test_a_task_whose_serialization_failures_do_not_end_waits_alone",
-    "D21 time-outs of the server": "test_a_session_carries_its_name_its_limits_and_any_time_zone",
+    "D21 time-outs of the server": "test_a_session_carries_its_name_its_limits_and_any_time_zone,"
+    " test_a_transaction_that_stands_idle_is_ended_by_the_server_and_nothing_of_it_stays,"
+    " test_no_transaction_is_open_while_upstream_is_waited_for",
     "D22 DDL under prepared statements": "migrate",
     "D23 columns missing": "test_the_first_fork_is_refused, test_no_gateway_at_all_is_said_to_be_none",
     "D24 PgBouncer": "pooler, test_many_clients_on_two_server_connections_never_mix_up_their_statements",
@@ -53,7 +55,9 @@ CATALOGUE = {
     "D28 user gone": "delete, test_task_of_a_user_who_is_gone_is_quarantined_and_its_neighbours_settle",
     "D29 user soft-deleted": "test_soft_deleted_user_is_still_paid",
     "D30 channel gone": "test_nobody_can_be_asked_about_tasks_of_a_channel_that_is_gone_and_they_stay_open",
-    "D31 channel changed": "test_without_a_cache_every_change_is_seen",
+    "D31 channel changed": "test_without_a_cache_every_change_is_seen,"
+    " test_what_a_disabled_channel_had_accepted_is_asked_about_and_settled_to_its_end,"
+    " test_a_key_goes_to_its_own_host_however_often_the_rows_are_turned_round",
     "D32 token gone": "test_main_token_that_is_no_longer_the_users_keeps_no_money_from_the_user",
     "D33 task gone": "delete, test_row_that_vanished_after_its_settlement_needs_nobody",
     "D34 task locked": "hold, test_task_behind_a_held_row_waits_for_the_next_pass_and_its_neighbours_settle",

@@ -341,6 +341,29 @@ async def test_a_session_carries_its_name_its_limits_and_any_time_zone(dsn, open
         assert await database.fetch(setting, "TimeZone") == [("Asia/Shanghai",)]
         assert await database.fetch(setting, "lock_timeout") == [("7s",)]
         assert await database.fetch(setting, "statement_timeout") == [("30s",)]
+        assert await database.fetch(setting, "idle_in_transaction_session_timeout") == [("30s",)]
+
+
+async def test_a_transaction_that_stands_idle_is_ended_by_the_server_and_nothing_of_it_stays(dsn, open_database):
+    with anyio.fail_after(30):
+        database = await open_database(f"{dsn}&idle_in_transaction_session_timeout=100ms")
+        watcher = await asyncpg.connect(dsn)
+
+        async def stand_idle() -> None:
+            async with database.transaction() as transaction:
+                await transaction.fetch(NOTE, 1)
+                ((pid,),) = await transaction.fetch(PID)
+
+                async def is_gone() -> bool:
+                    return not await watcher.fetchval("SELECT true FROM pg_stat_activity WHERE pid = $1", pid)
+
+                await eventually(is_gone)
+                await transaction.fetch(COUNT)
+
+        with pytest.raises(DatabaseAway):
+            await stand_idle()
+        assert await database.fetch(COUNT) == [(0,)]
+        await watcher.close()
 
 
 async def test_a_pooler_is_noticed_and_each_statement_stays_on_one_server(dsn, open_database, make_proxy):

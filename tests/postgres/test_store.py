@@ -9,7 +9,8 @@ import anyio
 import asyncpg
 import pytest
 
-from poller.core.model import Advance, State
+from poller.core.model import Advance, State, Verdict
+from poller.postgres.leases import Leases
 from poller.postgres.statements import PROFILES, load
 from tests.postgres.gateway import MODEL, Site, failed, open_site
 
@@ -419,6 +420,20 @@ async def test_without_a_cache_every_change_is_seen(make_database, open_database
     assert (await site.store.channel(channel)).name == "second"
     assert await site.store.user_groups([user, 404]) == {user: "vip"}
     await site.gateway.connection.close()
+
+
+@pytest.mark.parametrize("status", [0, 2, 3])
+async def test_what_a_disabled_channel_had_accepted_is_asked_about_and_settled_to_its_end(site, status):
+    user, channel, (pk,) = await seeded(site, 1)
+    await site.gateway.connection.execute("UPDATE channels SET status = $1", status)
+    leases = Leases(site.database, load(site.gateway.profile), "replica-1", 15.0)
+    assert [(lane.channel_id, lane.has_work) for lane in (await leases.beat()).lanes] == [(channel, True)]
+    assert (await site.store.channel(channel)).askable
+    (task,) = await site.tasks(channel)
+    assert [fate.verdict for fate in await site.store.settle([failed(task)])] == [Verdict.SETTLED]
+    assert (await site.gateway.row("channels", channel))["status"] == status
+    assert [entry["task_pk"] for entry in await site.gateway.ledger()] == [pk]
+    assert (await site.gateway.balance(user))[0] == 1450
 
 
 async def test_status_mapping_of_a_channel_is_read_from_its_own_column(site):
