@@ -46,7 +46,9 @@ CATALOGUE = {
     "D21 time-outs of the server": "test_a_session_carries_its_name_its_limits_and_any_time_zone,"
     " test_a_transaction_that_stands_idle_is_ended_by_the_server_and_nothing_of_it_stays,"
     " test_no_transaction_is_open_while_upstream_is_waited_for",
-    "D22 DDL under prepared statements": "migrate",
+    "D22 DDL under prepared statements": "migrate,"
+    " test_a_plan_that_outlived_its_table_asks_for_the_whole_transaction_again,"
+    " test_no_plan_of_ours_outlives_a_table_whose_columns_all_change_their_type",
     "D23 columns missing": "test_the_first_fork_is_refused, test_no_gateway_at_all_is_said_to_be_none",
     "D24 PgBouncer": "pooler, test_many_clients_on_two_server_connections_never_mix_up_their_statements",
     "D25 advisory locks through a pooler": "test_behind_a_pooler_nothing_is_started",

@@ -265,6 +265,29 @@ async def test_a_deadlock_asks_for_the_whole_transaction_again(dsn, open_databas
         assert faults == [Fault.RETRY_TX]
 
 
+async def test_a_plan_that_outlived_its_table_asks_for_the_whole_transaction_again(dsn, open_database):
+    everything = Statement("everything", "SELECT * FROM poller.watch")
+    with anyio.fail_after(30):
+        database = await open_database(dsn, max_open=1)
+        owner = await asyncpg.connect(dsn)
+
+        async def note_and_read() -> None:
+            async with database.transaction() as transaction:
+                await transaction.fetch(NOTE, 1)
+                await transaction.fetch(everything)
+
+        async with database.transaction() as transaction:
+            await transaction.fetch(everything)
+        await owner.execute("ALTER TABLE poller.watch ADD COLUMN spare text")
+        with pytest.raises(StatementFailed) as caught:
+            await note_and_read()
+        assert caught.value.fault is Fault.RETRY_TX
+        assert await count(dsn) == 0
+        await note_and_read()
+        assert await count(dsn) == 1
+        await owner.close()
+
+
 async def test_bad_values_are_poison_and_never_appear_in_the_message(dsn, open_database):
     with anyio.fail_after(30):
         database = await open_database(dsn)

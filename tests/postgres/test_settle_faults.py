@@ -338,6 +338,36 @@ async def test_a_task_whose_serialization_failures_do_not_end_waits_alone(site):
     assert [(await site.gateway.balance(user))[0] for user in owners] == [1010] * 3
 
 
+ANOTHER_TYPE = """
+    SELECT format('ALTER TABLE %I ALTER %I TYPE %s', table_name, column_name, CASE udt_name
+        WHEN 'int4' THEN 'bigint' WHEN 'int8' THEN 'integer' WHEN 'text' THEN 'varchar' ELSE 'text' END)
+    FROM information_schema.columns
+    WHERE table_schema = 'public' AND table_name = ANY('{tasks,users,tokens,channels}')
+        AND udt_name = ANY('{int4,int8,text,varchar}')
+"""
+
+
+async def test_no_plan_of_ours_outlives_a_table_whose_columns_all_change_their_type(site, open_database):
+    # One connection, so that what is prepared before the change is used after it.
+    store = await open_store(await open_database(site.gateway.dsn, max_open=1), site.gateway)
+    owners, channel, tasks = await seeded(site, 6, 1)
+    reached: Counter[str] = Counter()
+    crashpoints.watch(lambda label: reached.update([label]))
+    try:
+        for place, task in enumerate(tasks):
+            assert len((await store.page(channel, 0, 100)).tasks) == len(tasks) - place
+            assert verdicts(await store.settle([failed(task)])) == [("settled", "")]
+            for change in await site.gateway.connection.fetch(ANOTHER_TYPE):
+                await site.gateway.connection.execute(change[0])
+            for change in ("ADD spare text", "DROP spare"):
+                await site.gateway.connection.execute(f"ALTER TABLE tasks {change}")
+    finally:
+        crashpoints.watch(None)
+    # None was repeated.
+    assert reached["settle.begun"] == len(tasks)
+    assert [(await site.gateway.balance(user))[0] for user in owners] == [1010] * 6
+
+
 # -- rivals ----------------------------------------------------------------------------------------------------------
 
 
