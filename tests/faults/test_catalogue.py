@@ -1,4 +1,8 @@
-"""Every fault of the catalogue that concerns the database, the process and the clock: where it is made, or why not."""
+"""Every fault of the catalogue that is not about an upstream: where it is made, or why not.
+
+A row names what holds it, separated by commas: tests, faults and habits of the campaign, crash points with the way of
+their interruption, invariants. After a semicolon it says what is not shown.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,12 @@ from pathlib import Path
 
 import asyncpg
 
+from tests.faults.checker import checks
+from tests.faults.labels import labels
 from tests.faults.mutations import MUTATIONS
 from tests.faults.nemesis import FAULTS
 from tests.faults.plan import HABITS
+from tests.faults.test_crash_points import WAYS
 
 TESTS = Path(__file__).resolve().parent.parent
 POLLER = TESTS.parent / "poller"
@@ -33,9 +40,10 @@ CATALOGUE = {
     "D12 every COMMIT hangs": "commit_waits,"
     " test_while_every_commit_hangs_deadlines_end_each_and_connections_stay_few_and_all_heals_exactly",
     "D13 disk full": "full_disk",
-    "D14 WAL full, I/O error": "full_disk, an EIO takes strace: not made here",
+    "D14 WAL full, I/O error": "full_disk; an I/O error takes strace and is not made here",
     "D15 no connections left": "exhaustion",
-    "D16 our pool exhausted": "test_a_pool_that_is_used_up_says_so_in_time, schedules with one connection a replica",
+    "D16 our pool exhausted": "test_a_pool_that_is_used_up_says_so_in_time,"
+    " test_reads_never_take_the_connection_that_is_kept_for_transactions",
     "D17 black hole": "hang, test_a_black_hole_costs_one_deadline_and_heals_without_a_restart",
     "D18 the gateway holds a row": "hold,"
     " test_task_behind_a_held_row_waits_for_the_next_pass_and_its_neighbours_settle",
@@ -79,21 +87,25 @@ CATALOGUE = {
     "D43 nothing left behind": "i16_nothing_left_behind",
     "D44 two tasks of one user": "test_several_tasks_of_one_user_are_all_paid",
     "D45 the gateway's sweep races us": "sweep",
-    "D46 FAILURE with quota": "test_failure_gives_everything_back_and_says_why",
+    "D46 FAILURE with quota": "test_failure_gives_everything_back_and_says_why,"
+    " test_a_gateway_that_refunds_failures_with_a_quota_left_finds_none_of_ours;"
+    " no version of the fork looks for them, so that its quota stays what was reserved",
     # -- process, clock
     "P01 kill at every labelled place": "crash, test_daemon_killed_at_a_label_leaves_nothing_half_done",
     "P02 random kills": "kills",
     "P03 SIGTERM": "term, test_sigterm_in_the_middle_of_asks_settles_them_and_exits_0_within_the_drain_time,"
     " test_a_second_signal_ends_a_drain_at_once_and_loses_no_settlement",
     "P04 frozen past the lease": "freeze, test_a_frozen_replica_takes_nothing_back_when_it_wakes",
-    "P05 out of memory": "kills",
+    "P05 out of memory": "kills, test_endless_body_costs_no_more_memory_than_the_cap, test_gzip_bomb_is_cut_at_the_cap;"
+    " the kernel's kill is a SIGKILL like any other, and no control group is made here",
     "P06 few file descriptors": "test_a_daemon_with_few_file_descriptors_settles_everything",
-    "P07 starved of CPU": "freeze, by SIGSTOP: a quota takes a control group of one's own",
+    "P07 starved of CPU": "freeze; by SIGSTOP: a quota takes a control group of one's own",
     "P08 event loop blocked": "freeze,"
     " test_a_blocked_event_loop_is_measured_and_said_and_neither_live_nor_patted_meanwhile,"
     " test_liveness_fails_half_a_minute_after_the_leases_should_have_been_renewed",
     "P09 twenty replicas at once": "test_twenty_replicas_that_start_at_once_settle_each_task_once",
-    "P10 two versions": "test_a_schema_of_another_program_version_is_refused_with_the_remedy",
+    "P10 two versions": "test_a_schema_of_another_program_version_is_refused_with_the_remedy;"
+    " two programs side by side are not run here: that both cannot pay rests on the key of the ledger, as for replicas",
     "P11 one poison task": "test_odd_data_holds_no_money_back, test_poisoned_json_spoils_neither_the_page_nor_the_row",
     "P12 a lane crashes": "test_a_lane_that_crashes_is_said_started_again_and_harms_no_other",
     "P13 nobody reads our output": "test_a_reader_that_stops_reading_costs_lines_and_no_time",
@@ -107,6 +119,55 @@ CATALOGUE = {
     "C04 the machine sleeps": "freeze",
     "C05 odd submit times": "test_an_unreadable_age_holds_everything_but_a_verdict,"
     " test_times_are_filled_and_never_run_backwards",
+    # -- configuration
+    "G01 missing, invalid and unknown settings": "test_every_bad_value_is_reported_at_once_with_place_and_expectation,"
+    " test_check_tells_all_faults_at_once_and_exits_with_78, test_an_unknown_name_is_a_warning_that_names_the_nearest,"
+    " test_without_a_database_in_the_settings_a_command_exits_with_78_and_points_to_the_demo,"
+    " test_check_shows_no_secret_whatever_is_wrong_with_it; a daemon only warns of an unknown name",
+    "G02 absurd numbers": "test_an_interval_that_is_zero_negative_endless_or_nonsense_is_refused,"
+    " test_every_bad_value_is_reported_at_once_with_place_and_expectation, test_a_port_out_of_range_is_refused,"
+    " test_a_lease_much_longer_than_the_interval_is_a_warning, test_more_idle_than_open_connections_is_a_warning,"
+    " test_leases_that_are_renewed_every_few_minutes_leave_the_daemon_live;"
+    " short leases and small pools are allowed: neither guards anything",
+    "G03 line breaks in keys and DSNs": "test_line_breaks_around_a_key_do_not_matter,"
+    " test_a_key_that_no_header_takes_is_a_finding_that_does_not_show_it, test_any_secret_can_come_from_a_file,"
+    " test_an_unusable_secret_file_is_named_without_its_content, test_what_is_no_dsn_is_refused_without_repeating_it",
+    "G04 the wrong database": "test_a_daemon_of_the_second_gateway_does_not_start_and_no_command_works_there,"
+    " test_no_gateway_at_all_is_said_to_be_none,"
+    " test_dry_run_says_what_it_would_settle_and_writes_nothing_not_even_a_schema;"
+    " the start says profile and server, not the name of the database and no counts",
+    "G05 settings change meanwhile": "test_sigusr1_settles_at_once_what_upstream_has_finished,"
+    " test_without_a_cache_every_change_is_seen, test_the_annotated_file_in_the_repository_is_in_step;"
+    " SIGHUP says that a restart is needed, rows of the gateway count within SYNC_FREQUENCY",
+    # -- operator and gateway
+    "O01 a status set by hand": "test_a_final_status_that_somebody_set_by_hand_is_respected_and_moves_no_money,"
+    " test_tasks_that_became_final_without_our_ledger_betray_a_second_writer",
+    "O02 a refund by hand": "test_resolve_settles_through_the_ledger_and_is_on_record,"
+    " test_resolve_of_a_task_that_a_lane_settles_meanwhile_pays_it_once;"
+    " what was given back past the command is paid once more: nothing tells of it",
+    "O03 the gateway migrates": "migrate,"
+    " test_no_plan_of_ours_outlives_a_table_whose_columns_all_change_their_type,"
+    " test_every_missing_or_mistyped_column_is_named",
+    "O04 balances in batches": "flush, spend, test_gateway_that_moves_the_same_balances_meanwhile_loses_nothing",
+    "O05 a stale cache": "redis_killed, redis_frozen, redis_cuts,"
+    " test_a_cached_balance_moves_by_exactly_what_was_settled_and_nothing_else_does,"
+    " test_a_refusal_of_redis_itself_leaves_the_entry_for_later",
+    "O06 from one to many and back": "test_twenty_replicas_that_start_at_once_settle_each_task_once,"
+    " test_lanes_are_shared_fairly_by_replicas_that_come_at_once, test_leaving_gives_everything_back_at_once;"
+    " twenty, not fifty",
+    "O07 a channel deleted": "test_ten_thousand_tasks_of_a_deleted_channel_are_one_line_and_stay_as_they_are",
+    "O08 days off": "test_after_days_without_a_daemon_the_oldest_are_asked_first_and_settled_by_what_upstream_says,"
+    " test_the_oldest_unasked_task_is_that_of_the_worst_served_lane",
+    "O09 the ledger emptied": "test_what_was_settled_before_the_ledger_was_lost_is_not_paid_again,"
+    " test_nobody_empties_the_ledger_between_the_look_and_the_settlement,"
+    " test_a_lost_ledger_is_gone_without_only_when_somebody_says_so_on_record;"
+    " it comes back from a backup, nothing fills it from logs",
+    "O10 a task archived": "delete, test_row_that_vanished_after_its_settlement_needs_nobody,"
+    " test_a_row_that_the_gateway_deleted_is_no_drift",
+    "O11 a cache that decides": "redis_killed, redis_frozen, redis_cuts,"
+    " test_a_lost_answer_is_unknown_and_moves_the_balance_once,"
+    " test_redis_and_log_database_down_lose_nothing_and_are_caught_up_with,"
+    " test_a_balance_whose_claim_ended_without_a_word_is_not_moved_again",
 }
 
 
@@ -115,18 +176,20 @@ def test_every_row_of_the_catalogue_is_made_somewhere() -> None:
         *(f"D{n:02}" for n in range(1, 47)),
         *(f"P{n:02}" for n in range(1, 16)),
         *(f"C{n:02}" for n in range(1, 6)),
+        *(f"G{n:02}" for n in range(1, 6)),
+        *(f"O{n:02}" for n in range(1, 12)),
     ]
     assert [row.split()[0] for row in CATALOGUE] == names
 
 
-def test_what_the_catalogue_names_exists() -> None:
+def test_every_word_that_the_catalogue_names_exists() -> None:
     texts = "\n".join(path.read_text() for path in TESTS.rglob("test_*.py"))
-    made = FAULTS.keys() | set(HABITS) | {"pooler", "i16_nothing_left_behind"}
+    tests = set(re.findall(r"^(?:async )?def (test_\w+)\(", texts, re.MULTILINE))
+    ways = {f"{label}-{way}" for label in labels() for way in WAYS}
+    known = tests | ways | FAULTS.keys() | checks().keys() | set(HABITS) | {"pooler"}
     for row, where in CATALOGUE.items():
-        words = re.findall(r"[a-z_0-9]+", where)
-        tests = [word for word in words if word.startswith("test_")]
-        assert all(re.search(rf"def {test}\b", texts) for test in tests), row
-        assert tests or made.intersection(words), row
+        named = [word.strip() for word in where.partition(";")[0].split(",")]
+        assert known.issuperset(named), (row, set(named) - known)
 
 
 def test_every_planted_bug_still_has_its_place() -> None:

@@ -57,6 +57,21 @@ async def test_failure_gives_everything_back_and_says_why(site):
     await site.expect_money(start)
 
 
+async def test_a_gateway_that_refunds_failures_with_a_quota_left_finds_none_of_ours(site):
+    if site.gateway.profile == "fork":
+        pytest.skip("no version of the fork looks for them, and its quota stays what was reserved")
+    user, _, (task,) = await seeded(site, 450)
+    await site.store.settle([failed(task)])
+    assert (await site.gateway.balance(user))[0] == 1450
+    swept = await site.gateway.rows(
+        "WITH owed AS (SELECT user_id, quota FROM tasks WHERE status = $1 AND quota <> 0)"
+        " UPDATE users AS u SET quota = u.quota + owed.quota FROM owed WHERE u.id = owed.user_id RETURNING u.id",
+        site.gateway.word("FAILURE"),
+    )
+    assert swept == []
+    assert (await site.gateway.balance(user))[0] == 1450
+
+
 async def test_supplement_takes_what_is_missing(site):
     user, _, (task,) = await seeded(site, 45)
     start = {user: await site.gateway.balance(user)}
