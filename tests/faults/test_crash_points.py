@@ -1,15 +1,12 @@
 """Every labelled place of the daemon × every way to be interrupted there: nothing is lost, nothing is doubled.
 
 The labels are listed from the source, so a new one is tried without a word here, and fails when nothing reaches it.
-Ordinarily each label is killed at, each one of the settlement and of the delivery is interrupted in all ways, the
-others in one each; ``POLLER_FAULTS=full`` tries everything.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 from collections.abc import Callable, Iterator
 
@@ -50,15 +47,6 @@ DELIVERY = tuple(
     )
 )
 """What settling left outside of the database is handed over in two ways that share the first of these labels."""
-
-IS_FULL = os.environ.get("POLLER_FAULTS") == "full"
-
-WHOLE_DAEMON = [
-    (label, way)
-    for place, label in enumerate(OTHERS)
-    for number, way in enumerate(WAYS)
-    if IS_FULL or (number == place % len(WAYS) and label not in dict(DELIVERY))
-]
 
 
 def profile_of(label: str, way: str) -> str:
@@ -214,7 +202,8 @@ async def test_delivery_that_is_interrupted_hands_over_every_line_once_and_moves
 # -- the whole daemon ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("label", "way"), WHOLE_DAEMON)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("label", OTHERS)
 async def test_daemon_that_is_interrupted_at_a_label_goes_on_and_the_money_is_right(
     make_database, pg_server, monkeypatch, label, way
 ):
