@@ -119,8 +119,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     one(
         "tasks of all tenants and models share a batch",
         "core/batches.py",
-        "        route = self._route(task)\n",
-        "        route = next(iter(self._open), None) or self._route(task)\n",
+        "        place = (self._route(task), most)\n",
+        "        place = next(iter(self._open), None) or (self._route(task), most)\n",
         "tests/upstream/test_tenants.py::test_one_tenants_token_never_travels_with_another_tenants_task",
     ),
     # -- what an answer proves
