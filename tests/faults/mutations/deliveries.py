@@ -182,7 +182,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "caches are told of what went back to a subscription",
         "postgres/sql/main/settle.sql",
         "'delta', owed.wallet)",
-        "'delta', owed.refunded)",
+        "'delta', owed.mirrored)",
         f"{_PROFILES}::test_main_refund_to_a_subscription_moves_no_cached_balance",
     ),
 )
