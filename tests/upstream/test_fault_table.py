@@ -293,9 +293,15 @@ CASES = [
         data(item(status="failed", error="\x00\x1b[31m\u202e<b>" + "x" * (10 << 20))),
         FAILURE,
         max_bytes=32 << 20,
+        anomaly="result_unstorable",
     ),
     good(
-        "U26", "result", data(item(result="x" * (10 << 20), usage={"total_tokens": 100})), DONE_100, max_bytes=32 << 20
+        "U26",
+        "result",
+        data(item(result="x" * (10 << 20), usage={"total_tokens": 100})),
+        DONE_100,
+        max_bytes=32 << 20,
+        anomaly="result_unstorable",
     ),
     good(
         "U26",
