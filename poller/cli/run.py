@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import signal
 
 import click
 
@@ -17,6 +18,10 @@ from poller.cli.reading import read_settings, secrets_of
 @click.option("--dry-run", "is_dry", is_flag=True, help="Ask, print what would be settled, write nothing.")
 def run(is_once: bool, is_dry: bool) -> int:
     """The daemon. Waits for a database that is away; --once gives it 10 seconds, then exits with 69."""
+    if not (is_once or is_dry):
+        # Sent while it starts, each of them would end it: what it asks for happens at a start anyway.
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
     loaded = read_settings()
 
     import anyio

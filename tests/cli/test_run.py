@@ -15,6 +15,7 @@ import anyio.to_thread
 import httpx
 import pytest
 
+from tests.cli.conftest import Run
 from tests.conftest import MakeDatabase
 from tests.leftovers import LEASH
 
@@ -92,6 +93,18 @@ async def test_a_one_shot_run_opens_no_side_port_and_exits(make_database: MakeDa
         ran = await ended("run", option, env=environ(dsn, METRICS_PORT=port))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert CANARY not in ran.stdout + ran.stderr
+
+
+def test_signals_that_come_while_it_starts_end_no_daemon(poller: Run):
+    """As when somebody asks for a poll at once, or reloads all services, right after a start."""
+    numbers = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+    try:
+        assert poller("run", SQL_DSN="nonsense").code == 78
+        assert {signal.getsignal(number) for number in numbers} == {signal.SIG_IGN}
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 async def test_a_taken_side_port_is_one_line_and_69(make_database: MakeDatabase):

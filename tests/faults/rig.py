@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import re
 import signal
@@ -81,6 +82,7 @@ class Rig:
         self.frozen: set[Child] = set()
         self._turns: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._all: list[Child] = []
+        self._logs = itertools.count()
         self.folder = folder
 
     # -- daemons -----------------------------------------------------------------------------------------------------
@@ -100,7 +102,8 @@ class Rig:
         settings = self._settings()
         if crash_at:
             settings["CUSTOM_PASS_CRASH_AT"] = crash_at
-        log = self.folder / f"{self.plan.number}-{len(self._all)}.log"
+        # Two may be on their way at once, and each is told by what its own log says.
+        log = self.folder / f"{self.plan.number}-{next(self._logs)}.log"
         child = await self.nursery.spawn(settings | (preload or {}), log, is_fresh=preload is not None)
         if crash_at:
             self.armed[child] = crash_at.partition(":")[0]
