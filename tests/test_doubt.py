@@ -82,20 +82,7 @@ async def test_the_only_batch_of_a_lane_is_narrowed_too(how: str, make_rig: Make
         assert await passes_until_settled(rig, channel, tasks, 10) <= 6
 
 
-async def test_two_bad_ids_in_the_only_two_batches_are_narrowed_down(make_rig: MakeRig, hasty_breaker: None) -> None:
-    async def breaks(request: Request, writer: asyncio.StreamWriter) -> None:
-        is_bad = not {"job-3", "job-80"}.isdisjoint(request.ids)
-        writer.write(response(b"", "502 Bad") if is_bad else response(answer_of(request.ids, "completed")))
-
-    rig = await make_rig()
-    async with FaultServer(breaks) as server:
-        channel = await rig.channel(server.url)
-        tasks = [await rig.task(channel) for _ in range(100)]
-        good = [pk for number, pk in enumerate(tasks, 1) if number not in (3, 80)]
-        assert await passes_until_settled(rig, channel, good, 20) <= 12
-
-
-async def test_an_outage_leaves_no_batch_small_once_upstream_is_back(make_rig: MakeRig, hasty_breaker: None) -> None:
+async def test_an_outage_narrows_nothing(make_rig: MakeRig, hasty_breaker: None) -> None:
     is_up = False
 
     async def comes_back(request: Request, writer: asyncio.StreamWriter) -> None:

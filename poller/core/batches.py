@@ -14,7 +14,6 @@ _TRIES_MORE_AFTER: Final = 10
 """Full answers: a size that is too large after all then costs a tenth of the time."""
 _NARROWED: Final = 1000
 """Ids that are asked about in smaller batches at a time: beyond that, upstream has another trouble than bad ids."""
-_FEW: Final = 4
 _SKIPPED: Final = 1000
 """Batches passed over between two probes: an upstream that is dead as a whole shall not cost a walk over everything."""
 _PROBES: Final = 4
@@ -69,8 +68,8 @@ class Narrowing:
 
     Over one id upstream may hang, break or drop the connection, just as it does when it is down. So what failed is
     asked about in halves on the next pass: the bad id stands alone after a few, and each of them answers for half of
-    its neighbours. Where nobody is answered only the few batches of a small lane are halved, and no more when they have
-    become many: or the first good day after an outage would begin with a request for each id.
+    its neighbours. Nothing is narrowed while nobody is answered and there are others to answer about, or the first good
+    day after an outage would begin with a request for each id.
 
     >>> narrowing, batch = Narrowing(), Batch(Route("m", None, None, ""), {"a": [], "b": []})
     >>> narrowing.failed(batch, [7, 8]), narrowing.end_pass(), narrowing.most(7), narrowing.most(9)
@@ -105,7 +104,7 @@ class Narrowing:
 
     def end_pass(self) -> None:
         """All tasks had their turn: draw the conclusions."""
-        if self._answers or self._failures <= _FEW:
+        if self._answers or self._failures == 1:
             self._most = self._failed
         else:
             self._most = {pk: self._most[pk] for pk in self._failed if pk in self._most}

@@ -88,8 +88,8 @@ def narrowed(count: int, size: int, *, answers: int) -> Narrowing:
     return narrowing
 
 
-@pytest.mark.parametrize(("count", "answers", "most"), [(1, 0, 25), (9, 1, 25), (4, 0, 25), (5, 0, None), (9, 0, None)])
-def test_what_failed_is_halved_where_others_were_answered_or_there_were_few(
+@pytest.mark.parametrize(("count", "answers", "most"), [(1, 0, 25), (1, 1, 25), (3, 1, 25), (2, 0, None), (3, 0, None)])
+def test_what_failed_is_halved_where_others_were_answered_or_there_were_none(
     count: int, answers: int, most: int | None
 ) -> None:
     assert narrowed(count, 50, answers=answers).most(7) == most
@@ -112,8 +112,6 @@ def test_an_outage_narrows_nothing_further_and_forgets_nothing_but_what_is_gone(
     narrowing = narrowed(1, 4, answers=1)
     for pk in (2, 3):
         narrowing.failed(Batch(Route("m", None, None, ""), {f"t{pk}": [task(pk)]}), [pk])
-    for _ in range(3):
-        narrowing.passed_over()
     narrowing.end_pass()
     assert [narrowing.most(pk) for pk in range(4)] == [None, None, 2, 2]
 
