@@ -223,6 +223,8 @@ async def test_sigusr1_settles_at_once_what_upstream_has_finished(make_database:
         daemons = [Daemon(dsn, tmp_path / f"{n}.log", {"CUSTOM_PASS_POLL_INTERVAL": "10m"}) for n in range(2)]
         with ending(*daemons):
             await until(lambda: first_passes_over(dsn))
+            # The other one may have done all of them: only who has its database can pass a trigger on.
+            await until(lambda: is_started(daemons[0]))
             first = await settled(dsn)
             assert first < 20  # those that upstream has forgotten
             simulator.started_s = time.time() - 100
@@ -235,6 +237,10 @@ async def test_sigusr1_settles_at_once_what_upstream_has_finished(make_database:
                 daemon.signal(TERM)
             assert [await daemon.ended() for daemon in daemons] == [0, 0]
     await assert_money_is_right(dsn, "fork")
+
+
+async def is_started(daemon: Daemon) -> bool:
+    return (await daemon.get("/startupz"))[0] == 200
 
 
 async def first_passes_over(dsn: str) -> bool:
