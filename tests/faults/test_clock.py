@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 
 import anyio
 import pytest
@@ -11,7 +10,6 @@ import pytest
 from tests.e2e.harness import until
 from tests.faults.abilities import FAKETIME
 from tests.faults.fake_clock import FakeClock
-from tests.faults.nursery import Nursery
 from tests.faults.stand import stand
 
 LIMIT_S = 90
@@ -19,14 +17,6 @@ LEASE_S = 1
 OPEN = "SELECT FROM inv.truth WHERE task_pk NOT IN (SELECT task_pk FROM poller.ledger)"
 HELD = "SELECT DISTINCT holder FROM poller.lane WHERE lease_until > now()"
 TOO_LONG = f"SELECT FROM poller.lane WHERE lease_until > now() + {2 * LEASE_S} * interval '1 s'"
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    made = Nursery()
-    made.start()
-    yield made
-    made.stop()
 
 
 async def test_wall_clocks_that_are_wrong_and_jump_change_neither_leases_nor_money(

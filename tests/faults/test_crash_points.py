@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import anyio
 import asyncpg
@@ -24,7 +24,6 @@ from poller.wiring import open_deliveries
 from tests.e2e.harness import until
 from tests.faults import checker
 from tests.faults.labels import labels
-from tests.faults.nursery import Nursery
 from tests.faults.plan import HANDED_OVER, RARE, profiles
 from tests.faults.settling import open_tasks, settle_everything, truly
 from tests.faults.stand import Stand, stand
@@ -230,14 +229,6 @@ async def test_daemon_that_is_interrupted_at_a_label_goes_on_and_the_money_is_ri
 
 
 # -- kill -9 ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    made = Nursery()
-    made.start()
-    yield made
-    made.stop()
 
 
 @pytest.mark.parametrize("label", LABELS)

@@ -7,27 +7,19 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import anyio
 import pytest
 
 from tests.e2e.harness import clean_environment, until
-from tests.faults.nursery import ROOT, Nursery
+from tests.faults.nursery import ROOT
 from tests.faults.stand import Stand, stand
 from tests.leftovers import LEASH
 
 LIMIT_S = 120
 REPLICAS = 20
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    made = Nursery()
-    made.start()
-    yield made
-    made.stop()
 
 
 async def assert_settles(command: list[str], settings: Mapping[str, str], at: Stand, log: Path) -> None:
