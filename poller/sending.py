@@ -129,7 +129,7 @@ class Sender:
         if asker.is_probing:
             turns.failed(batch.route, most, last_pk)
         else:
-            turns.succeeded()
+            turns.forget()
         await self._lane.save_breaker()
         return rest
 

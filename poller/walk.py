@@ -150,21 +150,25 @@ class Walk:
 
         What is in flight when that happens is still brought to its end.
         """
+        turns = self._lane.turns
+        if self._is_triggered:
+            turns.forget()
         async with anyio.create_task_group() as group:
             try:
                 await self._feed(group)
             except PollerError as failure:
                 self._sender.failure = self._sender.failure or failure
+        if self._is_over:
+            turns.forget()
         if self._sender.failure is not None:
             raise self._sender.failure
         await self._hold_refused()
         if self._sender.has_new_row:
-            self._lane.turns.succeeded()
             self._lane.walk_again(0.0, is_triggered=self._is_triggered)
         if not self._is_over:
-            if self._lane.turns.has_skipped and self._lane.asker.is_probing:
+            if turns.has_skipped and self._lane.asker.is_probing:
                 self._lane.walk_again(max(self._lane.asker.hold_s(), breaker.LAST_DELAY_S))
-            self._lane.turns.end_pass()
+            turns.end_pass()
             self._lane.narrowing.end_pass()
             self._bench.end_pass(self._lane.channel_id, self.counts)
             seen = seen_keys(self._channel.keys, self._last)

@@ -178,6 +178,45 @@ async def test_while_all_clients_are_to_wait_no_pass_follows_another_at_once(
         assert rig.lane(channel)._due_at > anyio.current_time() + 0.9 * breaker.LAST_DELAY_S
 
 
+async def test_a_person_who_asks_for_a_poll_has_everybody_asked_about_whoever_had_a_turn_before(
+    make_rig: MakeRig, hasty_breaker: None
+) -> None:
+    is_up = False
+
+    async def comes_back(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(answer_of(request.ids, "completed")) if is_up else response(b"", "503 Unavailable"))
+
+    rig = await make_rig(batch_size=5)
+    async with FaultServer(comes_back) as server:
+        channel = await rig.channel(server.url)
+        tasks = [await rig.task(channel) for _ in range(120)]
+        await rig.walk(channel)
+        is_up = True
+        rig.lane(channel).trigger()
+        await rig.walk(channel)
+        assert {await rig.state(pk) for pk in tasks} == {"SUCCESS"}
+
+
+async def test_a_pass_that_was_broken_off_takes_no_turn_from_the_next(make_rig: MakeRig, hasty_breaker: None) -> None:
+    is_up = False
+
+    async def comes_back(request: Request, writer: asyncio.StreamWriter) -> None:
+        if not is_up and rig.lane(channel).asker.is_probing:
+            rig.lane(channel).set_flags(is_paused=True, has_work=True)
+        writer.write(response(answer_of(request.ids, "completed")) if is_up else response(b"", "503 Unavailable"))
+
+    rig = await make_rig()
+    async with FaultServer(comes_back) as server:
+        channel = await rig.channel(server.url)
+        pk = await rig.task(channel)
+        await rig.walk(channel, passes=6)
+        assert rig.lane(channel).is_paused
+        is_up = True
+        rig.lane(channel).set_flags(is_paused=False, has_work=True)
+        await rig.walk(channel)
+        assert await rig.state(pk) == "SUCCESS"
+
+
 async def test_a_pass_that_passed_some_over_and_ends_in_doubt_is_followed_by_one_as_soon_as_upstream_may_be_asked(
     make_rig: MakeRig, hasty_breaker: None
 ) -> None:

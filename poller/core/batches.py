@@ -14,8 +14,6 @@ _TRIES_MORE_AFTER: Final = 10
 """Full answers: a size that is too large after all then costs a tenth of the time."""
 _NARROWED: Final = 1000
 """Ids that are asked about in smaller batches at a time: beyond that, upstream has another trouble than bad ids."""
-_SKIPPED: Final = 1000
-"""Batches passed over between two probes: an upstream that is dead as a whole shall not cost a walk over everything."""
 _PROBES: Final = 4
 """Probes of one place in a pass: it must come to its end, or what is new on the lane would wait for all that is old."""
 _PLACES: Final = 1000
@@ -67,9 +65,9 @@ class Narrowing:
     """Which ids are asked about among fewer others, by pk: those whose batches brought no answer while others did.
 
     Over one id upstream may hang, break or drop the connection, just as it does when it is down. So what failed is
-    asked about in halves on the next pass: the bad id stands alone after a few, and each of them answers for half of
-    its neighbours. Nothing is narrowed while nobody is answered and there are others to answer about, or the first good
-    day after an outage would begin with a request for each id.
+    asked about in halves on the next pass: after a few the bad id stands alone, each having freed half of the others.
+    Nothing is narrowed while nobody is answered and there are others to answer about, or the first good day after an
+    outage would begin with a request for each id.
 
     >>> narrowing, batch = Narrowing(), Batch(Route("m", None, None, ""), {"a": [], "b": []})
     >>> narrowing.failed(batch, [7, 8]), narrowing.end_pass(), narrowing.most(7), narrowing.most(9)
@@ -194,7 +192,6 @@ class Turns:
         """The last pk of those that were probed in vain since upstream answered last."""
         self._waiting: set[_Place] = set()
         """Places of which some batch behind that had no turn yet."""
-        self._skipped = 0
 
     def is_up(self, route: Route, most: int | None, first_pk: int) -> bool:
         """Whether the batch that begins with *first_pk* may be the next probe; otherwise it is passed over now."""
@@ -203,12 +200,9 @@ class Turns:
             self._seen.add(place)
         if first_pk > self._probed_to.get(place, 0):
             least = min((self._failures.get(each, 0) for each in self._known | self._seen), default=0)
-            failures = self._failures.get(place, 0)
-            if failures < _PROBES and (failures <= least or self._skipped >= _SKIPPED):
-                self._skipped = 0
+            if self._failures.get(place, 0) <= min(least, _PROBES - 1):
                 return True
             self._waiting.add(place)
-        self._skipped += 1
         self.has_skipped = True
         return False
 
@@ -219,8 +213,8 @@ class Turns:
             self._failures[place] = self._failures.get(place, 0) + 1
             self._probed_to[place] = last_pk
 
-    def succeeded(self) -> None:
-        """Upstream answers, or may do so now: who had a turn before is forgotten."""
+    def forget(self) -> None:
+        """Everybody begins anew: upstream answers, a person asked for a poll, or a pass was broken off."""
         self._failures.clear()
         self._probed_to.clear()
 

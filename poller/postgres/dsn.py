@@ -72,7 +72,8 @@ _FOR_OTHER_CLIENTS = {
 }
 
 
-_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile")
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+"""Without one of these no connection is made; a passfile that is not there says nothing, as everywhere."""
 
 
 class Target(NamedTuple):

@@ -131,7 +131,7 @@ def probed(turns: Turns, *places: tuple[Route, int | None, int], good: int = 0) 
         if turns.is_up(route, most, first_pk):
             up.append(first_pk)
             if first_pk == good:
-                turns.succeeded()
+                turns.forget()
             else:
                 turns.failed(route, most, first_pk + 9)
     turns.end_pass()

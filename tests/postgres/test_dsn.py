@@ -105,3 +105,8 @@ def test_a_target_shows_no_password():
 )
 def test_a_target_names_its_host_and_port_and_nothing_that_may_be_a_password(text, address):
     assert read_dsn(Secret(text)).address == address
+
+
+def test_a_passfile_that_is_not_there_says_nothing():
+    target = read_dsn(Secret("postgresql://me@h/x?passfile=/nonexistent"))
+    assert "passfile" in target.dsn.reveal()
